@@ -1,0 +1,3 @@
+"""Bayesian inverse problems with diffusion priors."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,216 @@
+r"""The Appa model: an autoencoder, a denoiser of latent trajectories, statistics and coordinates in one object."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from appa_prob.samplers import Denoiser, PreconditionedDenoiser, WindowedDenoiser
+
+from .autoencoder import Autoencoder
+from .catalogue import Catalogue, Channel
+from .errors import UserError
+from .files import load_tensors, replacing, save_tensors
+from .grid import Grid
+from .statistics import Statistics
+from .train_autoencoder import AutoencoderConfig
+from .train_denoiser import DenoiserConfig, build_denoiser, date_features
+from .trajectory_prior import TrajectoryCovariance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Appa"]
+
+
+@dataclass
+class Appa:
+    r"""A generative model of trajectories of the atmosphere.
+
+    A trajectory of latents :math:`z_{1:L}` follows the prior of the denoiser; a state is decoded as
+
+    .. math:: x_l \sim \mathcal{N}(D(z_l), \mathrm{diag}(e^2))
+
+    in standardised units, with :math:`e` the error of the autoencoder in its validation period.
+
+    References:
+        | Appa: Bending Weather Dynamics with Latent Diffusion Models for Global Data Assimilation (Andry et al., 2025)
+        | https://arxiv.org/abs/2504.18720
+
+    Attributes:
+        catalogue: The channels of a state.
+        grid: The latitude-longitude grid.
+        statistics: The seasonal climatology that states are standardised with.
+        autoencoder: The autoencoder.
+        denoiser: The denoiser of windows of latents.
+        error: The error :math:`e` of the autoencoder, with shape :math:`(C, H, W)`.
+        variability: The standard deviation of the standardised anomalies, with shape :math:`(C, H, W)`.
+        step: The time between two states.
+        provenance: What the model was trained on, and how.
+
+    Example:
+        >>> appa = Appa.from_pretrained("appa-small")
+        >>> appa.window, tuple(appa.autoencoder.latent_shape), appa.autoencoder.compression
+        (12, (28, 8, 16), 12.0)
+    """
+
+    catalogue: Catalogue
+    grid: Grid
+    statistics: Statistics
+    autoencoder: Autoencoder
+    denoiser: PreconditionedDenoiser
+    error: Tensor
+    variability: Tensor
+    step: np.timedelta64
+    provenance: dict[str, Any]
+
+    @property
+    def window(self) -> int:
+        r"""The number of states of a window of the denoiser."""
+        return int(self.denoiser.event_shape[0])
+
+    def to(self, device: torch.device | str) -> Appa:
+        r"""Moves the model to a device, in place."""
+        self.statistics.to(device)
+        self.autoencoder.to(device)
+        self.denoiser.to(device)
+        self.error, self.variability = self.error.to(device), self.variability.to(device)
+        return self
+
+    def trajectory_denoiser(self, times: NDArray[np.datetime64], stride: int | None = None) -> Denoiser:
+        r"""The denoiser of trajectories at some times.
+
+        Arguments:
+            times: The times, :attr:`step` apart, at least :attr:`window` of them.
+            stride: The number of states between two windows; by default half a window.
+
+        Raises:
+            UserError: If the times are too few or not :attr:`step` apart.
+        """
+        if len(times) < self.window:
+            raise UserError(f"expected at least {self.window} states, the window of the model, got {len(times)}")
+        if not (np.diff(times) == self.step).all():
+            hours = self.step / np.timedelta64(1, "h")
+            raise UserError(f"expected states every {hours:g} h, as the model was trained, got other steps")
+        dates = date_features(times).to(self.error)
+        stride = stride or self.window // 2
+        return WindowedDenoiser(
+            self.denoiser, window=self.window, stride=stride, length=len(times), context={"date": dates}
+        )
+
+    def dataset(self, states: Tensor, times: NDArray[np.datetime64]) -> xr.Dataset:
+        r"""Physical states as a dataset with CF metadata.
+
+        Arguments:
+            states: States in physical units, with shape :math:`(M, L, C, H, W)`.
+            times: Their times, with shape :math:`(L)`.
+        """
+        return self.catalogue.to_dataset(states.cpu().numpy(), times, self.grid)
+
+    def save(self, folder: Path, *, overwrite: bool = False) -> None:
+        r"""Writes `appa.json` and `weights.safetensors` (half precision where that loses nothing)."""
+        description = {
+            "channels": [[c.variable, c.level, c.units] for c in self.catalogue.channels],
+            "latitude": self.grid.latitude.tolist(),
+            "longitude": self.grid.longitude.tolist(),
+            "step_hours": float(self.step / np.timedelta64(1, "h")),
+            "provenance": self.provenance,
+        }
+        scale = self.statistics.scale.reshape(-1, 1, 1)
+        prior = self.denoiser.prior
+        assert prior is not None and isinstance(prior.covariance, TrajectoryCovariance)
+        half = {f"autoencoder.{k}": v for k, v in self.autoencoder.state_dict().items()}
+        half |= {f"network.{k}": v for k, v in self.denoiser.network.state_dict().items()}
+        half |= {"prior.space": torch.view_as_real(prior.covariance.basis.space)}
+        half |= {"statistics.cycle": self.statistics.coefficients[1:] / scale}
+        half |= {"error": self.error, "variability": self.variability}
+        full = {
+            "prior.lags": torch.view_as_real(prior.covariance.lags),
+            "statistics.mean": self.statistics.coefficients[0],
+            "statistics.scale": self.statistics.scale,
+        }
+        with replacing(Path(folder), overwrite=overwrite) as temporary:
+            temporary.mkdir()
+            (temporary / "appa.json").write_text(json.dumps(description, indent=1) + "\n")
+            save_tensors(temporary / "weights.safetensors", {k: v.half() for k, v in half.items()} | full, {})
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, device: torch.device | str = "cpu") -> Appa:
+        r"""Loads a model that ships with the package, or one that :meth:`save` wrote.
+
+        Arguments:
+            name: The name of a model, such as `appa-small`, or a folder.
+            device: The device for the model.
+
+        Raises:
+            UserError: If there is no such model, or its files are truncated.
+        """
+        folder = _find(name)
+        try:
+            description = json.loads((folder / "appa.json").read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise UserError(f"{folder / 'appa.json'} can't be read ({error}): copy or make the model again") from None
+        tensors, _ = load_tensors(folder / "weights.safetensors")
+        try:
+            return cls._assemble(description, {k: v.float() for k, v in tensors.items()}).to(device)
+        except (KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{folder} does not hold a whole model ({reason}): copy or make it again") from None
+
+    @classmethod
+    def _assemble(cls, description: dict[str, Any], tensors: dict[str, Tensor]) -> Appa:
+        provenance = description["provenance"]
+        scale = tensors["statistics.scale"]
+        cycle = tensors["statistics.cycle"] * scale.reshape(-1, 1, 1)
+        statistics = Statistics(torch.cat((tensors["statistics.mean"].unsqueeze(0), cycle)), scale)
+        grid = Grid(np.asarray(description["latitude"]), np.asarray(description["longitude"]))
+
+        config = AutoencoderConfig.model_validate(provenance["autoencoder"])
+        shape = (len(grid.latitude), len(grid.longitude))
+        autoencoder = Autoencoder(len(scale), shape, config.latent_channels, config.widths, config.blocks)
+        autoencoder.load_state_dict(_under("autoencoder", tensors))
+
+        space = _orthonormal(torch.view_as_complex(tensors["prior.space"].contiguous()))
+        lags = torch.view_as_complex(tensors["prior.lags"].contiguous())
+        covariance = TrajectoryCovariance(space, lags, autoencoder.latent_shape)
+        denoiser = build_denoiser(DenoiserConfig.model_validate(provenance["denoiser"]), covariance)
+        denoiser.network.load_state_dict(_under("network", tensors))
+        return cls(
+            catalogue=Catalogue(tuple(Channel(*channel) for channel in description["channels"])),
+            grid=grid,
+            statistics=statistics,
+            autoencoder=autoencoder.eval().requires_grad_(False),
+            denoiser=denoiser.eval().requires_grad_(False),
+            error=tensors["error"],
+            variability=tensors["variability"],
+            step=np.timedelta64(round(description["step_hours"] * 60), "m"),
+            provenance=provenance,
+        )
+
+
+def _find(name: str | Path) -> Path:
+    shipped = resources.files("appa_prob") / "weights"
+    for folder in (Path(name), Path(str(shipped)) / str(name)):
+        if (folder / "appa.json").is_file():
+            return folder
+    models = sorted(entry.name for entry in Path(str(shipped)).glob("*/"))
+    raise UserError(f"there is no model {str(name)!r}: give a folder with appa.json, or one of {', '.join(models)}")
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")}
+
+
+def _orthonormal(modes: Tensor) -> Tensor:
+    # Half precision leaves the modes orthonormal to 1e-3 only.
+    q, r = torch.linalg.qr(modes)
+    diagonal = r.diagonal(dim1=-2, dim2=-1)
+    return q * (diagonal / diagonal.abs()).unsqueeze(-2)

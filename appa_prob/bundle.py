@@ -1,0 +1,60 @@
+r"""From the results of the two trainings to one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .appa import Appa
+from .files import load_tensors
+from .train_autoencoder import AutoencoderConfig, StandardisedStates
+from .train_denoiser import DenoiserConfig, build_denoiser, load_autoencoder
+from .trajectory_prior import TrajectoryCovariance
+
+__all__ = ["bundle_model"]
+
+
+@torch.no_grad()
+def bundle_model(denoiser: Path, output: Path, *, overwrite: bool = False) -> Appa:
+    r"""Puts a trained denoiser and its autoencoder together as one model.
+
+    The error of the autoencoder is measured in the validation period, the variability in the training period.
+
+    Arguments:
+        denoiser: The folder that the training of the denoiser wrote; its configuration names the autoencoder.
+        output: The folder of the model to write.
+        overwrite: Whether the model may be replaced.
+    """
+    tensors, metadata = load_tensors(Path(denoiser) / "denoiser.safetensors")
+    config = DenoiserConfig.model_validate(metadata["config"])
+    autoencoder, statistics = load_autoencoder(config.autoencoder)
+    _, trained = load_tensors(config.autoencoder / "autoencoder.safetensors")
+
+    train = StandardisedStates(config.data, config.train, statistics)
+    held = StandardisedStates(config.data, config.validation, statistics)
+    errors = [(autoencoder(part)[0] - part).square().sum(0) for part in held.states.split(64)]
+
+    space, lags = (torch.view_as_complex(tensors[name].contiguous()) for name in ("space", "lags"))
+    covariance = TrajectoryCovariance(space, lags, autoencoder.latent_shape)
+    module = build_denoiser(config, covariance)
+    module.network.load_state_dict(
+        {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
+    )
+    model = Appa(
+        catalogue=train.catalogue,
+        grid=train.grid,
+        statistics=statistics,
+        autoencoder=autoencoder,
+        denoiser=module,
+        error=(torch.stack(errors).sum(0) / len(held.states)).sqrt(),
+        variability=train.states.square().mean(0).sqrt(),
+        step=np.diff(train.times[:2])[0],
+        provenance={
+            "autoencoder": AutoencoderConfig.model_validate(trained["config"]).model_dump(mode="json"),
+            "denoiser": config.model_dump(mode="json"),
+        },
+    )
+    model.save(output, overwrite=overwrite)
+    return model

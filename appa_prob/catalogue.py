@@ -1,0 +1,169 @@
+r"""The channels of a state: its variables, by level, with their units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Catalogue", "Channel"]
+
+
+@dataclass(frozen=True)
+class Channel:
+    r"""A variable at a level.
+
+    Arguments:
+        variable: The name of the variable.
+        level: The level; `None` if the variable has none, as surface pressure.
+        units: The units of the variable, in the spelling of the dataset.
+    """
+
+    variable: str
+    level: float | None
+    units: str
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    r"""The channels of a state, in the order in which they are stacked.
+
+    Arguments:
+        channels: The channels; those of a variable lie side by side.
+
+    Raises:
+        UserError: If there is no channel, one appears twice, or those of a variable are apart or
+        differ in units.
+
+    Example:
+        >>> catalogue = Catalogue((
+        ...     Channel("temperature", 0.95, "K"),
+        ...     Channel("temperature", 0.2, "K"),
+        ...     Channel("surface_pressure", None, "Pa"),
+        ... ))
+        >>> catalogue.variables
+        ('temperature', 'surface_pressure')
+        >>> catalogue.levels("temperature")
+        (0.95, 0.2)
+        >>> catalogue.index("temperature", 0.2)
+        1
+    """
+
+    channels: tuple[Channel, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))
+        if not self.channels:
+            raise UserError("a catalogue needs at least one channel")
+        seen = [(c.variable, c.level) for c in self.channels]
+        for variable, level in seen:
+            if seen.count((variable, level)) > 1:
+                raise UserError(f"the channel {variable} at level {level} appears twice")
+        for variable in self.variables:
+            positions = [i for i, c in enumerate(self.channels) if c.variable == variable]
+            channels = self.channels[positions[0] : positions[-1] + 1]
+            if len(channels) != len(positions):
+                raise UserError(f"the channels of {variable} are not side by side")
+            if len({(c.units, c.level is None) for c in channels}) > 1:
+                raise UserError(
+                    f"the channels of {variable} differ in units, or some lack a level"
+                )
+
+    @classmethod
+    def from_dataset(
+        cls, dataset: xr.Dataset, variables: Sequence[str] | None = None
+    ) -> Catalogue:
+        r"""The catalogue of a dataset.
+
+        Arguments:
+            dataset: A dataset whose variables have the dimensions `time`, `latitude`, `longitude`
+                and, maybe, `level`, in any order, and an attribute `units`.
+            variables: The variables to take, in this order. By default all that vary in time, in
+                the order of the dataset; others, such as the orography, are not states.
+
+        Raises:
+            UserError: If a variable isn't there, has no units or other dimensions, or if there is
+            none.
+        """
+        known = [str(name) for name, array in dataset.data_vars.items() if "time" in array.dims]
+        channels: list[Channel] = []
+        for name in known if variables is None else variables:
+            if name not in known:
+                raise unknown("variable", name, known)
+            array = dataset[name]
+            dimensions = {str(d) for d in array.dims}
+            if dimensions - {"level"} != {"time", "latitude", "longitude"}:
+                raise UserError(
+                    f"{name} has the dimensions {', '.join(map(str, array.dims))}; "
+                    "expected time, latitude, longitude and, maybe, level: rename or drop them"
+                )
+            if "units" not in array.attrs:
+                raise UserError(f"{name} has no units: give it an attribute `units`, as in CF")
+            on_levels = "level" in dimensions
+            levels = [float(level) for level in dataset["level"].values] if on_levels else [None]
+            channels.extend(Channel(name, level, str(array.attrs["units"])) for level in levels)
+        if not channels:
+            raise UserError("the dataset has no variable that varies in time")
+        return cls(tuple(channels))
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        r"""The variables, in order."""
+        return tuple(dict.fromkeys(c.variable for c in self.channels))
+
+    def levels(self, variable: str) -> tuple[float, ...]:
+        r"""The levels of a variable, in order; none if it has no level.
+
+        Raises:
+            UserError: If the variable isn't there.
+        """
+        return tuple(c.level for c in self._channels(variable) if c.level is not None)
+
+    def units(self, variable: str) -> str:
+        r"""The units of a variable.
+
+        Raises:
+            UserError: If the variable isn't there.
+        """
+        return self._channels(variable)[0].units
+
+    def index(self, variable: str, level: float | None = None) -> int:
+        r"""The position of a channel.
+
+        Arguments:
+            variable: The name of the variable.
+            level: The level, to a relative precision of :math:`10^{-5}`; `None` if the variable
+                has none.
+
+        Raises:
+            UserError: If the variable or the level isn't there.
+        """
+        channels = self._channels(variable)
+        levels = self.levels(variable)
+        if not levels and level is None:
+            return self.channels.index(channels[0])
+        if not levels:
+            raise UserError(f"{variable} has no levels, got level {level:g}: leave it out")
+        listed = ", ".join(f"{known:g}" for known in levels)
+        if level is None:
+            raise UserError(f"{variable} needs a level; there are: {listed}")
+        near = min(range(len(levels)), key=lambda i: abs(levels[i] - level))
+        if not np.isclose(levels[near], level, rtol=1e-5, atol=0.0):
+            raise UserError(
+                f"{variable} has no level {level:g}; did you mean {levels[near]:g}? "
+                f"There are: {listed}"
+            )
+        return self.channels.index(channels[near])
+
+    def _channels(self, variable: str) -> list[Channel]:
+        channels = [c for c in self.channels if c.variable == variable]
+        if not channels:
+            raise unknown("variable", variable, self.variables)
+        return channels

@@ -1,0 +1,131 @@
+r"""The command line, `appa-prob`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import click
+import typer
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from .errors import UserError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Bayesian inverse problems with diffusion priors; Appa, an ensemble weather reanalysis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+train = typer.Typer(help="Train the parts of an Appa model.", no_args_is_help=True)
+app.add_typer(train, name="train")
+
+Config = Annotated[Path, typer.Argument(help="A YAML file.", metavar="CONFIG")]
+Folder = Annotated[Path, typer.Option("--output", "-o", help="The folder for checkpoints, curves and results.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar.")]
+Threads = Annotated[int | None, typer.Option(help="The number of CPU threads; by default all cores.")]
+T = TypeVar("T", bound=BaseModel)
+
+
+@train.command("autoencoder")
+def train_autoencoder(config: Config, output: Folder, quiet: Quiet = False, threads: Threads = None) -> None:
+    """Train an autoencoder; goes on from the last checkpoint if there is one."""
+    from .train_autoencoder import AutoencoderConfig, train_autoencoder
+
+    _use(threads)
+    train_autoencoder(read_config(AutoencoderConfig, config), output, progress=not quiet)
+
+
+@train.command("denoiser")
+def train_denoiser(config: Config, output: Folder, quiet: Quiet = False, threads: Threads = None) -> None:
+    """Train a denoiser of latent trajectories; goes on from the last checkpoint if there is one."""
+    from .train_denoiser import DenoiserConfig, train_denoiser
+
+    _use(threads)
+    train_denoiser(read_config(DenoiserConfig, config), output, progress=not quiet)
+
+
+@train.command("bundle")
+def bundle(
+    denoiser: Annotated[Path, typer.Argument(help="The folder of a trained denoiser.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the model to write.")],
+    overwrite: Annotated[bool, typer.Option(help="Replace the model if it exists.")] = False,
+) -> None:
+    """Put an autoencoder, its statistics and a denoiser together as one model."""
+    from .bundle import bundle_model
+
+    bundle_model(denoiser, output, overwrite=overwrite)
+
+
+@app.command()
+def reanalyse(
+    config: Config,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The zarr store to write.")],
+    seed: Annotated[int, typer.Option(help="What all that is random depends on.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace the output if it exists.")] = False,
+    quiet: Quiet = False,
+    threads: Threads = None,
+) -> None:
+    """Sample an ensemble reanalysis of the weather from sparse, noisy observations."""
+    from .reanalysis import ReanalysisConfig, run_reanalysis
+
+    _use(threads)
+    result = run_reanalysis(
+        read_config(ReanalysisConfig, config), output, seed=seed, overwrite=overwrite, progress=not quiet
+    )
+    typer.echo(result.report)
+
+
+def read_config(model: type[T], path: Path) -> T:
+    r"""Reads and checks a YAML configuration.
+
+    Relative paths in it are relative to the current folder.
+
+    Raises:
+        UserError: If the file is absent, is no YAML, or does not fit the model.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: expected a YAML file")
+    try:
+        content: Any = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    r"""The first complaint of a validation, in one line."""
+    first, *others = error.errors(include_url=False)
+    place = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}{more}"
+
+
+def _use(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def main() -> None:
+    """Runs the command line; a wrong input exits with code 2 and one line, an interrupt with code 130."""
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = 2
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo("interrupted: nothing was written but checkpoints", err=True)
+        code = 130
+    sys.exit(code)

@@ -1,0 +1,177 @@
+r"""Training of the denoiser of latent trajectories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from appa_prob.samplers import GaussianDenoiser, PreconditionedDenoiser, VESchedule, denoising_loss
+
+from .autoencoder import Autoencoder
+from .files import load_tensors, save_tensors
+from .statistics import Statistics, seasonal_basis
+from .train_autoencoder import AutoencoderConfig, Period, StandardisedStates
+from .training import Trainer, TrainingConfig
+from .trajectory_prior import TrajectoryCovariance
+from .transformer import TrajectoryTransformer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["DenoiserConfig", "NoiseConfig", "build_denoiser", "train_denoiser"]
+
+
+class NoiseConfig(BaseModel):
+    r"""The noise levels.
+
+    Attributes:
+        sigma_min: The smallest noise level, at :math:`t = 0`.
+        sigma_max: The largest noise level, at :math:`t = 1`.
+        median: The median of the noise levels of the training (log-normal).
+        spread: The standard deviation of their logarithm.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    sigma_min: PositiveFloat = 0.01
+    sigma_max: PositiveFloat = 100.0
+    median: PositiveFloat = 0.4
+    spread: PositiveFloat = 1.3
+
+
+class DenoiserConfig(BaseModel):
+    r"""What to train, and on what.
+
+    Attributes:
+        data: The path of the dataset.
+        autoencoder: The folder of a trained autoencoder.
+        train: The period to train on.
+        validation: The period to validate on.
+        window: The number of states of a window.
+        patch: The size of a patch of latents.
+        width: The number of features of a token.
+        depth: The number of blocks.
+        heads: The number of attention heads.
+        noise: The noise levels.
+        training: How to train.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: Path
+    autoencoder: Path
+    train: Period
+    validation: Period
+    window: PositiveInt
+    patch: PositiveInt
+    width: PositiveInt
+    depth: PositiveInt
+    heads: PositiveInt
+    noise: NoiseConfig = NoiseConfig()
+    training: TrainingConfig
+
+
+def build_denoiser(config: DenoiserConfig, covariance: TrajectoryCovariance) -> PreconditionedDenoiser:
+    r"""The untrained denoiser around the Gaussian prior of a given covariance, whose denoiser it equals at first."""
+    window, channels, *grid = covariance.in_shape
+    network = TrajectoryTransformer(
+        2 * channels,
+        channels,
+        window=window,
+        grid=(grid[0], grid[1]),
+        patch=config.patch,
+        width=config.width,
+        depth=config.depth,
+        heads=config.heads,
+    )
+    schedule = VESchedule(config.noise.sigma_min, config.noise.sigma_max)
+    prior = GaussianDenoiser(torch.zeros(covariance.in_shape), covariance, schedule)
+    return PreconditionedDenoiser(network, schedule, covariance.in_shape, prior=prior)
+
+
+def date_features(times: NDArray[np.datetime64]) -> Tensor:
+    r"""The cosine and the sine of the season, :math:`(L) \to (L, 2)`."""
+    return seasonal_basis(times, 1)[:, 1:]
+
+
+def train_denoiser(config: DenoiserConfig, folder: Path, *, progress: bool = True) -> PreconditionedDenoiser:
+    r"""Trains a denoiser and writes `denoiser.safetensors` into a folder.
+
+    Arguments:
+        config: What to train, and how.
+        folder: Where checkpoints, curves and results go.
+        progress: Whether to show a progress bar.
+    """
+    torch.manual_seed(config.training.seed)
+    autoencoder, statistics = load_autoencoder(config.autoencoder)
+    train, train_dates = _latents(config.data, config.train, autoencoder, statistics)
+    held, held_dates = _latents(config.data, config.validation, autoencoder, statistics)
+    covariance = TrajectoryCovariance.fit(train, config.window)
+    module = build_denoiser(config, covariance)
+    steps = torch.arange(config.window)
+
+    def objective(model: nn.Module, indices: Tensor, generator: torch.Generator) -> Tensor:
+        assert isinstance(model, PreconditionedDenoiser)
+        places = indices.unsqueeze(-1) + steps
+        sigma = _noise_levels(len(indices), config.noise, generator)
+        x = train[places]
+        eps = torch.randn(x.shape, generator=generator)
+        return denoising_loss(model, x, model.schedule.time(sigma), eps, date=train_dates[places])
+
+    starts = torch.arange(0, len(held) - config.window, max(len(held) // 96, 1))
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, PreconditionedDenoiser)
+        figures = {}
+        for sigma in (0.1, 0.3, 1.0, 3.0):
+            generator = torch.Generator().manual_seed(0)
+            places = starts.unsqueeze(-1) + steps
+            losses = []
+            for part in places.split(16):
+                x = held[part]
+                eps = torch.randn(x.shape, generator=generator)
+                t = model.schedule.time(torch.tensor(sigma)).expand(len(x))
+                losses.append(denoising_loss(model, x, t, eps, date=held_dates[part]) * len(x))
+            figures[f"loss_{sigma:g}"] = float(sum(losses)) / len(starts)
+        return figures
+
+    items = len(train) - config.window + 1
+    trainer = Trainer(module, objective, validate, items, config.training, folder)
+    average = trainer.run(progress=progress)
+    assert isinstance(average, PreconditionedDenoiser)
+    tensors = {f"network.{k}": v for k, v in average.network.state_dict().items()}
+    tensors |= {"space": torch.view_as_real(covariance.space), "lags": torch.view_as_real(covariance.lags)}
+    save_tensors(Path(folder) / "denoiser.safetensors", tensors, {"config": config.model_dump(mode="json")})
+    return average
+
+
+def load_autoencoder(folder: Path) -> tuple[Autoencoder, Statistics]:
+    r"""Loads what :func:`~appa_prob.train_autoencoder.train_autoencoder` wrote."""
+    tensors, metadata = load_tensors(Path(folder) / "autoencoder.safetensors")
+    fitted, _ = load_tensors(Path(folder) / "statistics.safetensors")
+    statistics = Statistics(**fitted)
+    config = AutoencoderConfig.model_validate(metadata["config"])
+    channels, rows, columns = statistics.coefficients.shape[1:]
+    autoencoder = Autoencoder(channels, (rows, columns), config.latent_channels, config.widths, config.blocks)
+    autoencoder.load_state_dict(tensors)
+    return autoencoder.eval().requires_grad_(False), statistics
+
+
+@torch.no_grad()
+def _latents(path: Path, period: Period, autoencoder: Autoencoder, statistics: Statistics) -> tuple[Tensor, Tensor]:
+    states = StandardisedStates(path, period, statistics)
+    latents = torch.cat([autoencoder.encode(part) for part in states.states.split(128)])
+    return latents, date_features(states.times)
+
+
+def _noise_levels(count: int, noise: NoiseConfig, generator: torch.Generator) -> Tensor:
+    # One level in each of `count` strata of equal probability.
+    uniform = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    normal = torch.special.ndtri(uniform.clamp(1e-4, 1 - 1e-4))
+    sigma = noise.median * torch.exp(noise.spread * normal)
+    return sigma.clamp(noise.sigma_min, noise.sigma_max)

@@ -1,0 +1,69 @@
+r"""Lazy linear algebra on fields.
+
+A :class:`Map` takes fields of shape :math:`(*, in)` to fields of shape :math:`(*, out)`; an
+:class:`Operator` is a linear one, and a :class:`linear_operator.LinearOperator` as well. Operators
+are called on fields, ``A(x)`` and ``A.adjoint(y)``, and combined by ``A @ B``, ``A + B``, ``2.0 *
+A`` and ``A.T``. Solvers are objects, called on an operator and a right-hand side.
+
+Example:
+    >>> import torch
+    >>> A = Mask(torch.tensor([True, False, True])) @ Diagonal(torch.tensor([1.0, 2.0, 3.0]))
+    >>> A(torch.ones(5, 3)).shape, A.shape
+    (torch.Size([5, 2]), torch.Size([2, 3]))
+"""
+
+if __name__ != "appa_prob.operators":
+    raise ImportError("Import this package as `appa_prob.operators`.")
+
+from .algebra import Adjoint, Composition, Scaled, Sum
+from .base import Map, Operator
+from .cg import CG
+from .cholesky import Cholesky
+from .coarsen import Coarsen
+from .eigenbasis import Eigenbasis
+from .elementary import Diagonal, Identity, Isotropic, Scaling
+from .gmres import GMRES
+from .innovation import InnovationCovariance
+from .interpolate import Interpolate
+from .jacobian import Jacobian
+from .lowrank import LowRankPlusDiagonal
+from .matrices import Dense
+from .nonlinear import Nonlinear
+from .selection import Gather, Mask
+from .solution import ConvergenceWarning, Solution, Solver
+from .stack import BlockDiagonal, Stack
+from .tweedie import TweedieCovariance
+from .weighted import WeightedGather
+
+__all__ = [
+    "CG",
+    "GMRES",
+    "Adjoint",
+    "BlockDiagonal",
+    "Cholesky",
+    "Coarsen",
+    "Composition",
+    "ConvergenceWarning",
+    "Dense",
+    "Diagonal",
+    "Eigenbasis",
+    "Gather",
+    "Identity",
+    "InnovationCovariance",
+    "Interpolate",
+    "Isotropic",
+    "Jacobian",
+    "LowRankPlusDiagonal",
+    "Map",
+    "Mask",
+    "Nonlinear",
+    "Operator",
+    "Scaled",
+    "Scaling",
+    "Solution",
+    "Solver",
+    "Stack",
+    "Sum",
+    "TweedieCovariance",
+    "WeightedGather",
+]

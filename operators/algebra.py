@@ -1,0 +1,368 @@
+r"""Products, sums, multiples and adjoints of operators, and the functions that build them
+simplified.
+
+The functions :func:`compose`, :func:`add`, :func:`scale` and :func:`transpose` are what ``A @ B``,
+``A + B``, ``2.0 * A`` and ``A.T`` call. They flatten nested expressions, move numbers to the
+front, and merge neighbours by the rules of :mod:`.simplify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Size, Tensor
+
+from .base import Operator
+from .elementary import Identity, Scaling
+from .shapes import broadcast, over
+from .simplify import merge_product, merge_sum, scaled_leaf
+
+__all__ = ["Adjoint", "Composition", "Scaled", "Sum", "add", "compose", "scale", "transpose"]
+
+
+class Composition(Operator):
+    r"""The product :math:`A_1 A_2 \cdots A_k`, the last factor applied first.
+
+    Arguments:
+        factors: The factors, from left to right.
+
+    Example:
+        >>> from appa_prob.operators import Diagonal, Mask
+        >>> Mask(torch.tensor([True, False])) @ Diagonal(torch.ones(2))
+        Mask((2,) -> (1,)) @ Diagonal((2,))
+    """
+
+    def __init__(self, *factors: Operator) -> None:
+        self.factors = factors
+        super().__init__(
+            factors[-1].in_shape,
+            factors[0].out_shape,
+            batch_shape=broadcast(*(f.batch_shape for f in factors)),
+            symmetric=palindrome(factors),
+        )
+        self._dtype = common_dtype(factors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for factor in reversed(self.factors):
+            x = factor.forward(x)
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        for factor in self.factors:
+            y = factor.adjoint(y)
+        return y
+
+    def __repr__(self) -> str:
+        return " @ ".join(
+            enclosed(f) if isinstance(f, (Sum, Scaled)) else repr(f) for f in self.factors
+        )
+
+
+class Sum(Operator):
+    r"""The sum :math:`A_1 + A_2 + \dots + A_k`.
+
+    A sum of covariances is sampled term by term.
+
+    Arguments:
+        terms: The terms.
+
+    Example:
+        >>> from appa_prob.operators import Dense, Diagonal
+        >>> Diagonal(torch.ones(2)) + Dense(torch.ones(2, 2), symmetric=True)
+        Diagonal((2,)) + Dense((2,))
+    """
+
+    def __init__(self, *terms: Operator) -> None:
+        self.terms = terms
+        super().__init__(
+            terms[0].in_shape,
+            terms[0].out_shape,
+            batch_shape=broadcast(*(t.batch_shape for t in terms)),
+            symmetric=all(t.symmetric for t in terms),
+        )
+        self._dtype = common_dtype(terms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.terms[0].forward(x)
+        for term in self.terms[1:]:
+            y = y + term.forward(x)
+        return y
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        x = self.terms[0].adjoint(y)
+        for term in self.terms[1:]:
+            x = x + term.adjoint(y)
+        return x
+
+    def sample(
+        self, shape: Sequence[int] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
+        if any(isinstance(t, Scaled) and not t.positive for t in self.terms):
+            return super().sample(shape, generator)
+        return sum(
+            (t.sample(shape, generator) for t in self.terms[1:]),
+            self.terms[0].sample(shape, generator),
+        )
+
+    def _diagonal(self) -> Tensor:
+        return sum((t._diagonal() for t in self.terms[1:]), self.terms[0]._diagonal())
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.terms))
+
+
+class Scaled(Operator):
+    r"""The multiple :math:`c A` of an operator.
+
+    Arguments:
+        scale: The number :math:`c`, or one for each operator of a batch, with shape :math:`(*)`.
+        operator: The operator :math:`A`.
+
+    Example:
+        >>> from appa_prob.operators import Mask
+        >>> -2.0 * Mask(torch.tensor([True, False]))
+        -2 * Mask((2,) -> (1,))
+    """
+
+    def __init__(self, scale: float | Tensor, operator: Operator) -> None:
+        self.scale, self.operator = scale, operator
+        batch = scale.shape if isinstance(scale, Tensor) else Size()
+        super().__init__(
+            operator.in_shape,
+            operator.out_shape,
+            batch_shape=broadcast(batch, operator.batch_shape),
+            symmetric=operator.symmetric,
+        )
+        self._dtype = operator._own_dtype()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operator.forward(x) * over(self.scale, self.out_shape)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.operator.adjoint(y) * over(self.scale, self.in_shape)
+
+    def solve(self, b: Tensor) -> Tensor:
+        return self.operator.solve(b) / over(self.scale, self.in_shape)
+
+    def sample(
+        self, shape: Sequence[int] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
+        if not self.positive:
+            return super().sample(shape, generator)
+        return self.operator.sample(shape, generator) * over(self._scales.sqrt(), self.in_shape)
+
+    def logdet(self) -> Tensor:
+        if not self.positive:
+            return super().logdet()
+        return self.operator.logdet() + self.in_shape.numel() * self._scales.log()
+
+    @cached_property
+    def positive(self) -> bool:
+        """Whether all numbers are positive."""
+        return bool((self._scales > 0).all())
+
+    @property
+    def _scales(self) -> Tensor:
+        return torch.as_tensor(self.scale, dtype=self.dtype, device=self.device)
+
+    def _diagonal(self) -> Tensor:
+        return self.operator._diagonal() * over(self.scale, Size((1,)))
+
+    def __repr__(self) -> str:
+        operator = enclosed(self.operator) if isinstance(self.operator, Sum) else self.operator
+        shown = f"<{tuple(self.scale.shape)}>" if isinstance(self.scale, Tensor) else f"{self.scale:g}"
+        return f"{shown} * {operator}"
+
+
+class Adjoint(Operator):
+    r"""The adjoint :math:`A^T` of an operator.
+
+    Arguments:
+        operator: The operator :math:`A`.
+
+    Example:
+        >>> from appa_prob.operators import Mask
+        >>> A = Mask(torch.tensor([True, False]))
+        >>> A.T, A.T.T is A
+        (Mask((2,) -> (1,)).T, True)
+    """
+
+    def __init__(self, operator: Operator) -> None:
+        self.operator = operator
+        super().__init__(operator.out_shape, operator.in_shape, batch_shape=operator.batch_shape)
+        self._dtype = operator._own_dtype()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operator.adjoint(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.operator(y)
+
+    def __repr__(self) -> str:
+        return f"{self.operator!r}.T"
+
+
+def compose(left: Operator, right: Operator) -> Operator:
+    r"""The operator :math:`A B`, simplified.
+
+    Arguments:
+        left: The operator :math:`A`.
+        right: The operator :math:`B`, applied first.
+
+    Raises:
+        ValueError: If the outputs of :math:`B` aren't inputs of :math:`A`.
+
+    Example:
+        >>> from appa_prob.operators import Diagonal
+        >>> compose(Diagonal(torch.tensor([2.0])), Diagonal(torch.tensor([3.0]))).to_dense()
+        tensor([[6.]])
+    """
+    if left.in_shape != right.out_shape:
+        raise ValueError(
+            f"expected a right factor with outputs of shape {tuple(left.in_shape)}, the inputs of "
+            f"{left!r}, got {right!r}; the right factor is applied first"
+        )
+    common_dtype((left, right))
+    (c, first), (d, second) = split(left), split(right)
+    stack: list[Operator] = []
+    for factor in factors(first) + factors(second):
+        current: Operator | None = factor
+        while stack and current is not None:
+            merged = merge_product(stack[-1], current)
+            if merged is None:
+                break
+            stack.pop()
+            current = None if isinstance(merged, Identity) and stack else merged
+        if current is not None:
+            stack.append(current)
+    product = stack[0] if len(stack) == 1 else Composition(*stack)
+    return scale(times(c, d), product)
+
+
+def add(left: Operator, right: Operator) -> Operator:
+    r"""The operator :math:`A + B`, simplified.
+
+    Arguments:
+        left: The operator :math:`A`.
+        right: The operator :math:`B`.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> from appa_prob.operators import Identity
+        >>> add(Identity(2), Identity(2))
+        Scaling((2,))
+    """
+    if (left.in_shape, left.out_shape) != (right.in_shape, right.out_shape):
+        raise ValueError(f"expected terms of one shape, got {left!r} and {right!r}")
+    common_dtype((left, right))
+    terms = list(left.terms) if isinstance(left, Sum) else [left]
+    for term in right.terms if isinstance(right, Sum) else (right,):
+        for i, other in enumerate(terms):
+            merged = merge_sum(other, term)
+            if merged is not None:
+                terms[i] = merged
+                break
+        else:
+            terms.append(term)
+    return terms[0] if len(terms) == 1 else Sum(*terms)
+
+
+def scale(c: float | Tensor, operator: Operator) -> Operator:
+    r"""The operator :math:`c A`, simplified.
+
+    Arguments:
+        c: A number, or one for each operator of a batch, with shape :math:`(*)`.
+        operator: The operator :math:`A`.
+
+    Example:
+        >>> from appa_prob.operators import Identity
+        >>> scale(3.0, scale(2.0, Identity(1))).to_dense()
+        tensor([[6.]])
+    """
+    if not isinstance(c, Tensor) and c == 1.0:
+        return operator
+    d, rest = split(operator)
+    leaf = scaled_leaf(times(c, d), rest)
+    return Scaled(times(c, d), rest) if leaf is None else leaf
+
+
+def transpose(operator: Operator) -> Operator:
+    r"""The operator :math:`A^T`, pushed down to the leaves.
+
+    Arguments:
+        operator: The operator :math:`A`.
+
+    Example:
+        >>> from appa_prob.operators import Diagonal, Mask
+        >>> transpose(Mask(torch.tensor([True, False])) @ Diagonal(torch.ones(2)))
+        Diagonal((2,)) @ Mask((2,) -> (1,)).T
+    """
+    if operator.symmetric:
+        return operator
+    if isinstance(operator, Adjoint):
+        return operator.operator
+    if isinstance(operator, Composition):
+        return Composition(*(f.T for f in reversed(operator.factors)))
+    if isinstance(operator, Sum):
+        return Sum(*(t.T for t in operator.terms))
+    if isinstance(operator, Scaled):
+        return Scaled(operator.scale, operator.operator.T)
+    return Adjoint(operator)
+
+
+def factors(operator: Operator) -> tuple[Operator, ...]:
+    """The factors of a product, or the operator alone."""
+    return operator.factors if isinstance(operator, Composition) else (operator,)
+
+
+def split(operator: Operator) -> tuple[float | Tensor, Operator]:
+    """The number and the operator that a multiple is made of."""
+    if isinstance(operator, Scaling):
+        return operator.scale, Identity(
+            operator.in_shape, dtype=operator._own_dtype(), device=operator._own_device()
+        )
+    return (operator.scale, operator.operator) if isinstance(operator, Scaled) else (1.0, operator)
+
+
+def times(c: float | Tensor, d: float | Tensor) -> float | Tensor:
+    """The product of two numbers, or of one for each operator of a batch."""
+    return d if not isinstance(c, Tensor) and c == 1.0 else c * d
+
+
+def palindrome(operators: tuple[Operator, ...]) -> bool:
+    """Whether a product reads the same transposed, as H V H^T does, which proves symmetry."""
+    half, odd = divmod(len(operators), 2)
+    mirrored = all(
+        (isinstance(b, Adjoint) and b.operator is a)
+        or (isinstance(a, Adjoint) and a.operator is b)
+        or (a is b and a.symmetric)
+        for a, b in zip(operators[:half], reversed(operators[half + odd :]), strict=True)
+    )
+    return mirrored and (not odd or operators[half].symmetric)
+
+
+def common_dtype(operators: tuple[Operator, ...]) -> torch.dtype | None:
+    r"""The floating type that operators share.
+
+    Arguments:
+        operators: The operators; those without floating tensors fit any type.
+
+    Raises:
+        TypeError: If two types meet.
+    """
+    found = {dtype for dtype in (op._own_dtype() for op in operators) if dtype is not None}
+    if len(found) > 1:
+        names = " and ".join(sorted(map(str, found)))
+        raise TypeError(
+            f"expected operators of one floating type, got {names}; convert one with .to(dtype)"
+        )
+    return found.pop() if found else None
+
+
+def enclosed(operator: Operator) -> str:
+    """The expression of an operator in parentheses."""
+    return f"({operator!r})"

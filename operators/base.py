@@ -1,0 +1,400 @@
+r"""Maps between fields, and linear operators among them.
+
+A field is a tensor of shape :math:`(*, e_1, \dots, e_k)`: batch axes, then the axes of one event.
+A :class:`Map` :math:`f: \mathbb{R}^{in} \to \mathbb{R}^{out}` is called on fields, batch entry by
+batch entry. An :class:`Operator` :math:`A` is a linear map, and at the same time a
+:class:`linear_operator.LinearOperator`, a matrix over flattened events.
+
+Two conventions live side by side, and names tell them apart:
+
+- *fields* of shape :math:`(*, in)`: ``A(x)``, ``A.adjoint(y)``, ``A.solve(b)``, ``A.sample()``;
+- *columns* of shape :math:`(*, N)` or :math:`(*, N, C)` as in ``linear_operator``: ``A @ x``,
+  ``A.diagonal()``, ``A.to_dense()``, ``torch.linalg.solve(A, b)``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from numbers import Number
+from typing import Any, NoReturn, Self
+
+import torch
+from torch import Size, Tensor
+
+from . import dense
+from .external import LinearOperator
+from .shapes import as_size
+from .tree import Replant, convert, differentiable, replace, tensors
+
+__all__ = ["Map", "Operator"]
+
+
+class Map(ABC):
+    r"""A differentiable map :math:`f` between fields.
+
+    Subclasses set ``in_shape`` and ``out_shape`` and implement :meth:`forward` and
+    :meth:`linearize`.
+
+    Example:
+        >>> from appa_prob.operators import Mask, Nonlinear
+        >>> f = Mask(torch.tensor([True, False])) @ Nonlinear(torch.exp, 2, 2)
+        >>> f(torch.zeros(5, 2)).shape
+        torch.Size([5, 1])
+    """
+
+    in_shape: Size
+    out_shape: Size
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        r"""Computes :math:`f(x)` without checking the shape of :math:`x`.
+
+        Arguments:
+            x: A field, with shape :math:`(*, in)`.
+
+        Returns:
+            A field, with shape :math:`(*, out)`.
+        """
+
+    @abstractmethod
+    def linearize(self, x: Tensor) -> tuple[Tensor, Operator]:
+        r"""Computes :math:`f(x)` and the Jacobian :math:`\partial f / \partial x` with one forward
+        pass.
+
+        Arguments:
+            x: The point, with shape :math:`(*, in)`.
+
+        Returns:
+            The value, with shape :math:`(*, out)`, and the Jacobian, batched as :math:`x`.
+        """
+
+    def __call__(self, x: Tensor) -> Tensor:
+        r"""Computes :math:`f(x)`.
+
+        Raises:
+            ValueError: If the last axes of :math:`x` aren't ``in_shape``.
+        """
+        shape = self.in_shape
+        if x.shape[x.ndim - len(shape) :] != shape:
+            self._refuse(x, shape)
+        return self.forward(x)
+
+    def __matmul__(self, other: Any) -> Any:
+        """Composes two maps, the right one applied first."""
+        from .nonlinear import chain  # a chain is itself a map: imported when both are known
+
+        return chain(self, other) if isinstance(other, Map) else NotImplemented
+
+    def to(self, *args: Any, **kwargs: Any) -> Map:
+        """Moves to a device or a floating type, as :meth:`torch.Tensor.to`."""
+        return self
+
+    def _check(self, x: Tensor, shape: Size) -> None:
+        if x.shape[x.ndim - len(shape) :] != shape:
+            self._refuse(x, shape)
+
+    def _refuse(self, x: Tensor, shape: Size) -> NoReturn:
+        raise ValueError(
+            f"{type(self).__name__}: expected a field of shape (*, {', '.join(map(str, shape))}), "
+            f"got {tuple(x.shape)}; batch axes come first, event axes last (columns are for A @ x)"
+        )
+
+
+class Operator(Map, LinearOperator):  # type: ignore[misc]
+    r"""A linear map :math:`A` between fields, and a matrix over flattened fields.
+
+    Subclasses call ``super().__init__`` and implement :meth:`forward` and :meth:`adjoint`, both of
+    fields. Their attributes that are tensors, operators or tuples of these are moved,
+    differentiated and pickled without further ado.
+
+    .. math:: \langle A x, y \rangle = \langle x, A^T y \rangle
+
+    Arguments:
+        in_shape: The shape of input events.
+        out_shape: The shape of output events.
+        batch_shape: The shape of the batch of operators; broadcast against the batch axes of
+            fields.
+        dtype: The floating type, for operators without floating tensors; by default that of the
+            tensors.
+        device: The device, for operators without tensors; by default that of the tensors.
+        symmetric: Whether :math:`A = A^T` by construction; by default what the class says (no).
+
+    Example:
+        >>> class Reverse(Operator):
+        ...     def forward(self, x):
+        ...         return x.flip(-1)
+        ...     def adjoint(self, y):
+        ...         return y.flip(-1)
+        >>> A = Reverse(3, 3)
+        >>> A(torch.tensor([1.0, 2.0, 3.0]))
+        tensor([3., 2., 1.])
+        >>> (2.0 * A - A).to_dense()
+        tensor([[0., 0., 1.],
+                [0., 1., 0.],
+                [1., 0., 0.]])
+    """
+
+    symmetric: bool = False
+
+    def __init__(
+        self,
+        in_shape: int | Sequence[int],
+        out_shape: int | Sequence[int],
+        *,
+        batch_shape: Sequence[int] = (),
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        symmetric: bool | None = None,
+    ) -> None:
+        LinearOperator.__init__(self)
+        self.in_shape = as_size(in_shape)
+        self.out_shape = as_size(out_shape)
+        if symmetric is not None:
+            self.symmetric = symmetric
+        self._batch = Size(batch_shape)
+        self._dtype = dtype
+        self._device = None if device is None else torch.device(device)
+
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Tensor:
+        r"""Computes :math:`A^T y`.
+
+        Arguments:
+            y: A field, with shape :math:`(*, out)`.
+
+        Returns:
+            A field, with shape :math:`(*, in)`.
+        """
+
+    def linearize(self, x: Tensor) -> tuple[Tensor, Operator]:
+        """The value and the operator itself, its own Jacobian."""
+        return self(x), self
+
+    @property
+    def T(self) -> Operator:
+        """The adjoint operator."""
+        from .algebra import transpose
+
+        return transpose(self)
+
+    def solve(self, b: Tensor) -> Tensor:
+        r"""Solves :math:`A x = b` for a symmetric positive definite :math:`A`.
+
+        By structure where there is one; otherwise by a dense Cholesky factorisation, for small
+        events.
+
+        Arguments:
+            b: A field, with shape :math:`(*, out)`.
+
+        Returns:
+            The field :math:`x`, with shape :math:`(*, in)`.
+
+        Raises:
+            ValueError: If :math:`A` isn't symmetric positive definite, or too large for a dense
+                factorisation.
+        """
+        self._check(b, self.out_shape)
+        return dense.solve(self, b)
+
+    def sample(
+        self, shape: Sequence[int] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
+        r"""Draws :math:`x \sim \mathcal{N}(0, A)`, for a symmetric positive semi-definite
+        :math:`A`.
+
+        Arguments:
+            shape: The shape :math:`S` of the sample.
+            generator: A source of random numbers.
+
+        Returns:
+            Fields, with shape :math:`(S, *, in)`.
+
+        Raises:
+            ValueError: As :meth:`solve`.
+        """
+        return dense.sample(self, shape, generator)
+
+    def logdet(self) -> Tensor:
+        r"""Computes :math:`\log \det A`, with the shape of the batch.
+
+        Raises:
+            ValueError: As :meth:`solve`.
+        """
+        return dense.logdet(self)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Moves to a device or a floating type, as :meth:`torch.Tensor.to`."""
+        dtype, device = _target(*args, **kwargs)
+        return self._converted(dtype, device)
+
+    def __repr__(self) -> str:
+        source, target = tuple(self.in_shape), tuple(self.out_shape)
+        arrow = "" if source == target else f" -> {target}"
+        return f"{type(self).__name__}({source}{arrow})"
+
+    # -- algebra
+
+    def __matmul__(self, other: Any) -> Any:
+        """``A @ B`` composes operators and maps; ``A @ x`` multiplies columns."""
+        if isinstance(other, Operator):
+            from .algebra import compose
+
+            return compose(self, other)
+        return Map.__matmul__(self, other) if isinstance(other, Map) else self.matmul(other)
+
+    def __add__(self, other: Any) -> Any:
+        if isinstance(other, Operator):
+            from .algebra import add
+
+            return add(self, other)
+        return super().__add__(other)
+
+    def __sub__(self, other: Any) -> Any:
+        return self + (-other)
+
+    def __neg__(self) -> Operator:
+        return self * -1.0  # type: ignore[no-any-return]
+
+    def __mul__(self, other: Any) -> Any:
+        scalar = _scalar(other)
+        if scalar is None:
+            return super().__mul__(other)
+        from .algebra import scale
+
+        return scale(scalar, self)
+
+    __rmul__ = __mul__
+
+    def mul(self, other: Any) -> Any:
+        """As ``A * c`` for a scalar, else the product element by element."""
+        return super().mul(other) if _scalar(other) is None else self * other
+
+    def __truediv__(self, other: Any) -> Any:
+        return self * (1.0 / other)
+
+    # -- the matrix over flattened fields, as linear_operator sees it
+
+    @property
+    def batch_shape(self) -> Size:
+        """The shape of the batch of operators."""
+        return self._batch
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type of the operator's tensors."""
+        return self._own_dtype() or torch.get_default_dtype()
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the operator's tensors."""
+        return self._own_device() or torch.device("cpu")
+
+    def diagonal(self, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+        """The diagonal of the matrix, with shape ``(*batch, N)``."""
+        if self.in_shape.numel() != self.out_shape.numel() or (offset, dim1, dim2) != (0, -2, -1):
+            raise ValueError(
+                f"expected a square operator and its main diagonal, got {self!r} and offset "
+                f"{offset}"
+            )
+        return self._diagonal()
+
+    def to_dense(self) -> Tensor:
+        """The matrix, with shape ``(*batch, M, N)``; costs :math:`min(M, N)` products."""
+        return dense.matrix(self)
+
+    def matmul(self, other: Any) -> Any:
+        """Multiplies columns, with shape ``(N,)`` or ``(*, N, C)``."""
+        if not isinstance(other, Tensor):
+            return super().matmul(other)
+        if other.shape[-2:][0] != self.shape[-1]:
+            raise ValueError(
+                f"expected columns of shape ({self.shape[-1]},) or (*, {self.shape[-1]}, C), got "
+                f"{tuple(other.shape)}; fields of shape (*, {', '.join(map(str, self.in_shape))}) "
+                "go to A(x)"
+            )
+        return self._matmul(other[:, None]).squeeze(-1) if other.ndim == 1 else self._matmul(other)
+
+    def representation(self) -> tuple[Tensor, ...]:
+        """The floating tensors that the matrix depends upon."""
+        return tuple(a for a in tensors(self) if differentiable(a))
+
+    def representation_tree(self) -> Replant:
+        """What rebuilds the operator from :meth:`representation`."""
+        return Replant(self)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.linalg.solve and isinstance(args[0], Operator):
+            return dense.solve_columns(args[0], *args[1:], **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def _own_dtype(self) -> torch.dtype | None:
+        if self._dtype is None:
+            return next((a.dtype.to_real() for a in tensors(self) if differentiable(a)), None)
+        return self._dtype
+
+    def _own_device(self) -> torch.device | None:
+        return next((a.device for a in tensors(self)), None) or self._device
+
+    def _converted(self, dtype: torch.dtype | None, device: torch.device | None) -> Self:
+        def retarget(node: Any) -> None:
+            if isinstance(node, Operator):
+                node._retarget(dtype, device)
+
+        return replace(self, lambda a: convert(a, dtype, device), retarget)
+
+    def _size(self) -> Size:
+        return Size((*self.batch_shape, self.out_shape.numel(), self.in_shape.numel()))
+
+    def _matmul(self, rhs: Tensor) -> Tensor:
+        return self._columns(self.forward, rhs, self.in_shape, self.out_shape)
+
+    def _t_matmul(self, rhs: Tensor) -> Tensor:
+        return self._columns(self.adjoint, rhs, self.out_shape, self.in_shape)
+
+    def _columns(
+        self, product: Callable[[Tensor], Tensor], rhs: Tensor, source: Size, target: Size
+    ) -> Tensor:
+        if rhs.ndim == 1:
+            return self._columns(product, rhs[:, None], source, target).squeeze(-1)
+        batch = (1,) * max(len(self.batch_shape) + 2 - rhs.ndim, 0) + tuple(rhs.shape[:-2])
+        y = product(rhs.movedim(-1, 0).reshape(rhs.shape[-1], *batch, *source))
+        return y.reshape(*y.shape[: y.ndim - len(target)], target.numel()).movedim(0, -1)
+
+    def _transpose_nonbatch(self) -> Operator:
+        return self.T
+
+    def _diagonal(self) -> Tensor:
+        return self.to_dense().diagonal(dim1=-2, dim2=-1)
+
+    def _retarget(self, dtype: torch.dtype | None, device: torch.device | None) -> None:
+        if dtype is not None and self._dtype is not None:
+            self._dtype = dtype
+        if device is not None and self._device is not None:
+            self._device = device
+
+
+def _scalar(value: Any) -> float | Tensor | None:
+    """A number, or a tensor of one number per operator of a batch; None for anything else."""
+    if isinstance(value, Number):
+        return float(value)  # type: ignore[arg-type]
+    if isinstance(value, Tensor) and value.ndim == 0:
+        return value
+    if isinstance(value, Tensor) and value.ndim > 2 and value.shape[-2:] == (1, 1):
+        return value[..., 0, 0]
+    return None
+
+
+def _target(*args: Any, **kwargs: Any) -> tuple[torch.dtype | None, torch.device | None]:
+    dtype, device = kwargs.pop("dtype", None), kwargs.pop("device", None)
+    for arg in args:
+        if isinstance(arg, torch.dtype):
+            dtype = arg
+        elif isinstance(arg, Tensor):
+            dtype, device = arg.dtype, arg.device
+        elif arg is not None:
+            device = arg
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"expected a real floating type, got {dtype}")
+    return dtype, None if device is None else torch.device(device)

@@ -1,0 +1,147 @@
+r"""Conjugate gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import Operator
+from .innovation import InnovationCovariance
+from .krylov import System, accumulate, dot, norm
+from .solution import OnFailure, Solution, check_options, report
+
+__all__ = ["CG"]
+
+
+@dataclass(frozen=True)
+class CG:
+    r"""Conjugate gradients for symmetric positive definite systems :math:`S u = b`.
+
+    .. math::
+        \alpha_k = \frac{r_k^T z_k}{p_k^T S p_k} \qquad
+        u_{k+1} = u_k + \alpha_k p_k \qquad
+        r_{k+1} = r_k - \alpha_k S p_k \qquad
+        p_{k+1} = z_{k+1} + \frac{r_{k+1}^T z_{k+1}}{r_k^T z_k} p_k
+
+    with :math:`z_k = M r_k` for a preconditioner :math:`M`. Every system of the batch stops by
+    itself: at its tolerance, or where :math:`p^T S p \leq 0` shows that :math:`S` isn't positive
+    definite, keeping its last iterate.
+
+    For :math:`S = H V H^T + R` the products :math:`V H^T p_k` are kept and give
+    ``Solution.lifted``. Unless the residual is to be verified, the last iteration makes no product
+    with :math:`H`: the step needs :math:`\langle H^T p, V H^T p \rangle` only. The residuals of
+    systems that took that step are then unknown (not a number).
+
+    Arguments:
+        rtol: The tolerance for :math:`\|b - S u\| / \|b\|`; at least 8 units of rounding unless it
+            is 0.
+        max_iterations: The largest number of iterations.
+        preconditioner: The approximation :math:`M` of :math:`S^{-1}`, symmetric positive definite:
+            an operator or a function of fields.
+        on_failure: What to do about systems that don't converge: ``"ignore"``, ``"warn"`` or
+            ``"raise"``.
+        verify: Whether to spend products on residuals alone: after the last step, and where
+            rounding may hide in the recurrence; by default unless failures are ignored.
+        check_interval: The number of iterations between looks at whether all systems are done,
+            which make the host wait for the device; 0 for never. By default 1 on the CPU and 8
+            elsewhere.
+
+    Raises:
+        ValueError: If :math:`S` isn't square or not declared symmetric, or if shapes don't fit.
+        ConvergenceWarning: If a system doesn't converge, and ``on_failure`` is ``"raise"``.
+
+    References:
+        | Methods of Conjugate Gradients for Solving Linear Systems (Hestenes and Stiefel, 1952)
+        | https://doi.org/10.6028/jres.049.044
+
+    Example:
+        >>> from appa_prob.operators import Diagonal
+        >>> S = Diagonal(torch.tensor([1.0, 2.0, 4.0]))
+        >>> CG()(S, torch.ones(3)).value
+        tensor([1.0000, 0.5000, 0.2500])
+    """
+
+    rtol: float = 1e-6
+    max_iterations: int = 100
+    preconditioner: Callable[[Tensor], Tensor] | None = None
+    on_failure: OnFailure = "warn"
+    verify: bool | None = None
+    check_interval: int | None = None
+
+    def __post_init__(self) -> None:
+        check_options(self.rtol, self.max_iterations, self.on_failure, self.check_interval)
+
+    def __call__(self, S: Operator, b: Tensor, x0: Tensor | None = None) -> Solution:
+        r"""Solves a batch of systems.
+
+        Arguments:
+            S: The operator :math:`S`, declared symmetric.
+            b: The right-hand sides, with shape :math:`(*, event)`.
+            x0: A first guess, with shape :math:`(*, event)`; by default 0.
+        """
+        if not S.symmetric:
+            raise ValueError(
+                f"CG needs a symmetric operator, got {S!r}, which isn't declared so; use GMRES"
+            )
+        system = System(S, b, x0, self.rtol, self.preconditioner)
+        verify = self.on_failure != "ignore" if self.verify is None else self.verify
+        x, residual, iterations, lifted = self._iterate(system, x0, verify)
+        if verify:
+            residual = system.verified(x, residual)
+        return report(
+            system.solution(x, residual, iterations, lifted),
+            "CG",
+            self.rtol,
+            self.on_failure,
+            "raise max_iterations, give a preconditioner, or use GMRES if the operator is "
+            "indefinite or not symmetric",
+        )
+
+    def _iterate(
+        self, system: System, x0: Tensor | None, verify: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        x, r, lifted = system.start(x0)
+        residual = system.relative(r)
+        active = residual > system.tolerance
+        iterations = torch.zeros_like(active, dtype=torch.int64)
+        p = system.precondition(r)
+        rz = dot(r, p)
+        q: Tensor | None
+        for k in range(self.max_iterations):
+            if system.due(k, self.check_interval) and not bool(active.any()):
+                break
+            if k + 1 == self.max_iterations and not verify and system.lifts:
+                curvature, field, positive = _last(system, p)
+                q = None
+            else:
+                q, field = system.product(p)
+                curvature = dot(p, q)
+                positive = curvature > system.eps * norm(p) * norm(q)
+            active = active & positive & (rz > 0)
+            step = torch.where(active, rz / torch.where(active, curvature, 1.0), 0.0)
+            x = x + step[..., None] * p
+            lifted = accumulate(lifted, step, field, system.lifted_event)
+            iterations = iterations + active
+            if q is None:
+                return x, torch.where(active, torch.nan, residual), iterations, lifted
+            r = r - step[..., None] * q
+            residual = torch.where(active, system.relative(r), residual)
+            active = active & (residual > system.tolerance)
+            z = system.precondition(r)
+            rz, previous = dot(r, z), rz
+            ratio = rz / torch.where(active, previous, 1.0)
+            p = torch.where(active[..., None], z + ratio[..., None] * p, 0.0)
+        return x, residual, iterations, lifted
+
+
+def _last(system: System, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The curvature p^T S p without a product with H, and V H^T p."""
+    assert isinstance(system.S, InnovationCovariance)
+    field = system.field(p)
+    back, lifted = system.S.half(field)
+    inner = dot(*(a.reshape(*p.shape[:-1], -1).to(system.working) for a in (back, lifted)))
+    curvature = inner + dot(p, system.flatten(system.S.R.forward(field)))
+    return curvature, lifted, curvature > 0

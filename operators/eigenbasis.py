@@ -1,0 +1,121 @@
+r"""Covariances that are diagonal in a known basis, of Fourier modes or principal components."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .base import Operator
+from .dense import LIMIT, white
+from .shapes import broadcast, over
+
+__all__ = ["Eigenbasis"]
+
+
+class Eigenbasis(Operator):
+    r"""The covariance :math:`Q \, \mathrm{diag}(\lambda) \, Q^T + \rho \, (I - Q Q^T)`.
+
+    The columns of :math:`Q` are orthonormal; :math:`\rho` is the variance of every direction that
+    they leave out. Any function of the covariance has the same form, so systems, samples and
+    determinants cost two products with :math:`Q`.
+
+    Arguments:
+        basis: The operator :math:`Q`, from coefficients to fields. That its columns are
+            orthonormal isn't checked.
+        eigenvalues: The eigenvalues :math:`\lambda \geq 0`, with shape :math:`(*, coefficients)`.
+        rest: The variance :math:`\rho \geq 0`, with shape :math:`()` or :math:`(*)`.
+
+    Raises:
+        ValueError: If shapes don't fit, or if an eigenvalue is negative or not a number.
+
+    Example:
+        >>> from appa_prob.operators import Dense
+        >>> V = Eigenbasis(Dense(torch.eye(3)[:, :1]), torch.tensor([4.0]), 1.0)
+        >>> V.to_dense()
+        tensor([[4., 0., 0.],
+                [0., 1., 0.],
+                [0., 0., 1.]])
+    """
+
+    symmetric = True
+
+    def __init__(self, basis: Operator, eigenvalues: Tensor, rest: float | Tensor = 0.0) -> None:
+        axes = len(basis.in_shape)
+        cut = eigenvalues.ndim - axes
+        if cut < 0 or eigenvalues.shape[cut:] != basis.in_shape:
+            raise ValueError(
+                f"expected eigenvalues of shape (*, {', '.join(map(str, basis.in_shape))}), the "
+                f"inputs of {basis!r}, got {tuple(eigenvalues.shape)}"
+            )
+        rest = torch.as_tensor(rest, dtype=eigenvalues.dtype, device=eigenvalues.device)
+        if not bool((eigenvalues >= 0).all() and (rest >= 0).all()):
+            raise ValueError("expected eigenvalues >= 0, got negative ones or NaN")
+        batch = broadcast(eigenvalues.shape[:cut], rest.shape, basis.batch_shape)
+        super().__init__(basis.out_shape, basis.out_shape, batch_shape=batch)
+        self.basis, self.eigenvalues, self.rest = basis, eigenvalues, rest
+
+    @property
+    def remaining(self) -> int:
+        """The number of directions that the basis leaves out."""
+        return self.in_shape.numel() - self.basis.in_shape.numel()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._apply(self.eigenvalues, self.rest, x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self(y)
+
+    def solve(self, b: Tensor) -> Tensor:
+        self._check(b, self.out_shape)
+        if not bool((self.eigenvalues > 0).all()) or (
+            self.remaining and not bool((self.rest > 0).all())
+        ):
+            raise ValueError(
+                "solve needs eigenvalues > 0, also of what the basis leaves out; add a multiple "
+                "of Identity"
+            )
+        rest = 1 / self.rest if self.remaining else torch.zeros_like(self.rest)
+        return self._apply(1 / self.eigenvalues, rest, b)
+
+    def sample(
+        self, shape: Sequence[int] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
+        if self.remaining:
+            return self._apply(
+                self.eigenvalues.sqrt(),
+                self.rest.sqrt(),
+                white(self, shape, self.in_shape, generator),
+            )
+        return self.basis(
+            self.eigenvalues.sqrt() * white(self, shape, self.basis.in_shape, generator)
+        )
+
+    def logdet(self) -> Tensor:
+        axes = tuple(range(-len(self.basis.in_shape), 0))
+        inner = self.eigenvalues.log().sum(axes) if axes else self.eigenvalues.log()
+        return inner + (self.remaining * self.rest.log() if self.remaining else 0.0)
+
+    def _apply(self, values: Tensor, rest: Tensor, x: Tensor) -> Tensor:
+        """The product with the operator of the same basis and other eigenvalues."""
+        z = self.basis.adjoint(x)
+        if not self.remaining:
+            return self.basis.forward(values * z)
+        inner = over(rest, self.basis.in_shape)
+        return over(rest, self.in_shape) * x + self.basis.forward((values - inner) * z)
+
+    def _diagonal(self) -> Tensor:
+        rank = self.basis.in_shape.numel()
+        if rank > LIMIT:
+            raise ValueError(
+                f"the diagonal needs the {rank} columns of the basis, and {LIMIT} is the limit; "
+                "estimate it from samples"
+            )
+        Q = self.basis.to_dense()
+        excess = self.eigenvalues.reshape(
+            *self.eigenvalues.shape[: -len(self.basis.in_shape) or None], rank
+        )
+        excess = excess - (self.rest[..., None] if self.remaining else 0.0)
+        diagonal = (Q.square() @ excess[..., None])[..., 0]
+        return diagonal + (self.rest[..., None] if self.remaining else 0.0)

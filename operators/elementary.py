@@ -1,0 +1,227 @@
+r"""Identity, scalings and diagonals: operators that act element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Size, Tensor
+
+from .base import Operator
+from .dense import white
+from .shapes import over
+
+__all__ = ["Diagonal", "Identity", "Isotropic", "Scaling"]
+
+
+class Identity(Operator):
+    r"""The identity :math:`A x = x`.
+
+    Arguments:
+        shape: The event shape.
+        dtype: The type of the matrix; fields of any type pass unchanged.
+        device: The device of the matrix.
+
+    Example:
+        >>> Identity(2).to_dense()
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+
+    symmetric = True
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(shape, shape, dtype=dtype, device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        self._check(y, self.out_shape)
+        return y
+
+    def solve(self, b: Tensor) -> Tensor:
+        return self(b)
+
+    def sample(
+        self, shape: Sequence[int] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
+        return white(self, shape, self.in_shape, generator)
+
+    def logdet(self) -> Tensor:
+        return torch.zeros((), dtype=self.dtype, device=self.device)
+
+    def _diagonal(self) -> Tensor:
+        return torch.ones(self.shape[-1], dtype=self.dtype, device=self.device)
+
+
+class Scaling(Operator):
+    r"""The multiplication by a number, :math:`A x = c \, x`.
+
+    Arguments:
+        scale: The number :math:`c`, or one for each operator of a batch, with shape :math:`(*)`.
+        shape: The event shape.
+
+    Example:
+        >>> Scaling(3.0, 2)(torch.ones(2))
+        tensor([3., 3.])
+        >>> Scaling(torch.tensor([1.0, 2.0]), 3)(torch.ones(3))
+        tensor([[1., 1., 1.],
+                [2., 2., 2.]])
+    """
+
+    symmetric = True
+
+    def __init__(self, scale: float | Tensor, shape: int | Sequence[int]) -> None:
+        super().__init__(
+            shape, shape, batch_shape=scale.shape if isinstance(scale, Tensor) else ()
+        )
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * over(self.scale, self.in_shape)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self(y)
+
+    def solve(self, b: Tensor) -> Tensor:
+        self._check(b, self.out_shape)
+        if not self._invertible:
+            raise ValueError(f"solve needs a scale other than 0, got {self.scale}")
+        return b / over(self.scale, self.in_shape)
+
+    def sample(
+        self, shape: Sequence[int] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
+        if not self._nonnegative:
+            raise ValueError(f"sample needs a variance >= 0, got {self.scale}")
+        return over(self._tensor.sqrt(), self.in_shape) * white(
+            self, shape, self.in_shape, generator
+        )
+
+    def logdet(self) -> Tensor:
+        return self.in_shape.numel() * self._tensor.log()
+
+    @property
+    def _tensor(self) -> Tensor:
+        return torch.as_tensor(self.scale, dtype=self.dtype, device=self.device)
+
+    @cached_property
+    def _invertible(self) -> bool:
+        return bool((self._tensor != 0).all())
+
+    @cached_property
+    def _nonnegative(self) -> bool:
+        return bool((self._tensor >= 0).all())
+
+    def _diagonal(self) -> Tensor:
+        return self._tensor[..., None].expand(*self.batch_shape, self.shape[-1])
+
+
+class Isotropic(Scaling):
+    r"""The isotropic covariance :math:`\sigma^2 I`.
+
+    Arguments:
+        variance: The variance :math:`\sigma^2 \geq 0`, or one for each operator of a batch, with
+            shape :math:`(*)`.
+        shape: The event shape.
+
+    Raises:
+        ValueError: If a variance is negative or not a number.
+
+    Example:
+        >>> Isotropic(4.0, 3).solve(torch.ones(3))
+        tensor([0.2500, 0.2500, 0.2500])
+    """
+
+    def __init__(self, variance: float | Tensor, shape: int | Sequence[int]) -> None:
+        super().__init__(variance, shape)
+        if not self._nonnegative:
+            raise ValueError(
+                f"expected variances >= 0, got {variance}; a signed multiple of I is a Scaling"
+            )
+
+
+class Diagonal(Operator):
+    r"""The multiplication element by element, :math:`(A x)_i = d_i x_i`; a covariance where
+    :math:`d \geq 0`.
+
+    Arguments:
+        diagonal: The entries :math:`d`, with shape :math:`(*, event)`.
+        event_ndim: The number of event axes; by default all axes are.
+
+    Example:
+        >>> Diagonal(torch.tensor([1.0, 2.0]))(torch.ones(2))
+        tensor([1., 2.])
+        >>> Diagonal(torch.rand(5, 2), event_ndim=1).batch_shape
+        torch.Size([5])
+    """
+
+    symmetric = True
+
+    def __init__(self, diagonal: Tensor, event_ndim: int | None = None) -> None:
+        ndim = diagonal.ndim if event_ndim is None else event_ndim
+        if not 0 <= ndim <= diagonal.ndim:
+            raise ValueError(
+                f"expected event_ndim between 0 and {diagonal.ndim}, the axes of diagonal, got "
+                f"{ndim}"
+            )
+        batch = diagonal.ndim - ndim
+        event = Size(diagonal.shape[batch:])
+        super().__init__(event, event, batch_shape=diagonal.shape[:batch])
+        self.entries = diagonal
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.entries
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self(y)
+
+    def solve(self, b: Tensor) -> Tensor:
+        self._check(b, self.out_shape)
+        if not self._invertible:
+            raise ValueError(
+                "solve needs diagonal entries other than 0; add a small multiple of Identity"
+            )
+        return b / self.entries
+
+    def sample(
+        self, shape: Sequence[int] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
+        if not self._nonnegative:
+            raise ValueError("sample needs variances >= 0, got a diagonal with negative entries")
+        return self.entries.sqrt() * white(self, shape, self.in_shape, generator)
+
+    def logdet(self) -> Tensor:
+        return self._diagonal().log().sum(-1)
+
+    @cached_property
+    def _invertible(self) -> bool:
+        return bool((self.entries != 0).all())
+
+    @cached_property
+    def _nonnegative(self) -> bool:
+        return bool((self.entries >= 0).all())
+
+    def _diagonal(self) -> Tensor:
+        return self.entries.reshape(*self.batch_shape, self.in_shape.numel())
+
+
+def filled(scaling: Scaling, like: Diagonal) -> Tensor:
+    r"""The diagonal of a scaling, shaped to be added to that of another operator.
+
+    Arguments:
+        scaling: The scaling :math:`c I`.
+        like: A diagonal over the same events.
+    """
+    scale = over(scaling.scale, scaling.in_shape)
+    if isinstance(scale, Tensor):
+        return scale
+    return torch.full((), scale, dtype=like.entries.dtype, device=like.entries.device)

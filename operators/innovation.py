@@ -1,0 +1,101 @@
+r"""The covariance of what is observed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .algebra import common_dtype
+from .base import Operator
+from .dense import LIMIT
+from .shapes import broadcast
+
+__all__ = ["InnovationCovariance"]
+
+
+class InnovationCovariance(Operator):
+    r"""The covariance :math:`S = H V H^T + R` of :math:`y = H x + \eta`, for
+    :math:`\mathbb{V}[x] = V` and :math:`\mathbb{V}[\eta] = R`.
+
+    The product is made of two halves, so that solvers can keep :math:`V H^T u` for each vector
+    :math:`u` they visit: it is what the Kalman update :math:`V H^T S^{-1} (y - H \bar{x})` is
+    assembled from, without another product with :math:`V`.
+
+    Arguments:
+        H: The observation operator.
+        V: The covariance of the state.
+        R: The covariance of the errors.
+
+    Raises:
+        ValueError: If shapes don't fit.
+
+    Example:
+        >>> from appa_prob.operators import Isotropic, Mask
+        >>> S = InnovationCovariance(Mask(torch.tensor([True, False])), Isotropic(4.0, 2), Isotropic(1.0, 1))
+        >>> S(torch.ones(1))
+        tensor([5.])
+        >>> S.half(torch.ones(1))
+        (tensor([1., 0.]), tensor([4., 0.]))
+    """
+
+    def __init__(self, H: Operator, V: Operator, R: Operator) -> None:
+        if not H.in_shape == V.in_shape == V.out_shape:
+            raise ValueError(
+                f"expected a covariance V of the inputs of H, with shape {tuple(H.in_shape)}, got "
+                f"{V!r} for {H!r}"
+            )
+        if not H.out_shape == R.in_shape == R.out_shape:
+            raise ValueError(
+                f"expected a covariance R of the outputs of H, with shape {tuple(H.out_shape)}, "
+                f"got {R!r} for {H!r}"
+            )
+        self.H, self.V, self.R = H, V, R
+        super().__init__(
+            H.out_shape,
+            H.out_shape,
+            batch_shape=broadcast(H.batch_shape, V.batch_shape, R.batch_shape),
+            symmetric=V.symmetric and R.symmetric,
+        )
+        self._dtype = common_dtype((H, V, R))
+
+    def half(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Computes the first half of the product.
+
+        Arguments:
+            u: A field, with shape :math:`(*, out)`.
+
+        Returns:
+            The fields :math:`H^T u` and :math:`V H^T u`, with shape :math:`(*, in)`.
+        """
+        back = self.H.adjoint(u)
+        return back, self.V.forward(back)
+
+    def complete(self, u: Tensor, lifted: Tensor) -> Tensor:
+        r"""Computes the product :math:`S u` from its first half.
+
+        Arguments:
+            u: The field :math:`u`, with shape :math:`(*, out)`.
+            lifted: The field :math:`V H^T u`, with shape :math:`(*, in)`.
+        """
+        return self.H.forward(lifted) + self.R.forward(u)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.complete(x, self.half(x)[1])
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        if self.symmetric:
+            return self(y)
+        self._check(y, self.out_shape)
+        return self.H.forward(self.V.adjoint(self.H.adjoint(y))) + self.R.adjoint(y)
+
+    def sample(
+        self, shape: Sequence[int] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
+        if self.shape[-1] <= LIMIT:
+            return super().sample(shape, generator)
+        return self.H(self.V.sample(shape, generator)) + self.R.sample(shape, generator)
+
+    def __repr__(self) -> str:
+        return f"{self.H!r} @ {self.V!r} @ {self.H!r}.T + {self.R!r}"

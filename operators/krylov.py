@@ -1,0 +1,175 @@
+r"""What Krylov solvers share: a batch of systems, flattened, with scalars and vectors in double
+precision.
+
+Products run in the type of :math:`b`; all arithmetic on their results in double precision, which
+costs little, as the products cost much more, and keeps recurrences from stagnating before the
+products themselves do. A residual found by recurrence is the true one up to the rounding of
+products. Where it comes near that rounding it is computed anew (see ``verify``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Size, Tensor
+
+from .base import Operator
+from .innovation import InnovationCovariance
+from .shapes import broadcast, over
+from .solution import Solution
+
+__all__ = ["System", "norm"]
+
+
+class System:
+    r"""A batch of systems :math:`S u = b`, flattened to vectors of length :math:`n`.
+
+    Arguments:
+        S: The operator :math:`S`, square.
+        b: The right-hand sides, with shape :math:`(*, event)`.
+        x0: A first guess, with shape :math:`(*, event)`, or None.
+        rtol: The relative tolerance.
+        preconditioner: An approximation of :math:`S^{-1}` on fields, or None.
+
+    Raises:
+        ValueError: If :math:`S` isn't square, or if shapes don't fit.
+        TypeError: If :math:`b` isn't a real floating tensor.
+    """
+
+    def __init__(
+        self,
+        S: Operator,
+        b: Tensor,
+        x0: Tensor | None,
+        rtol: float,
+        preconditioner: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        self.S, self.event, self.preconditioner = S, S.out_shape, preconditioner
+        batch = check_system(S, b, x0)
+        self.full = Size((*batch, *self.event))
+        self.flat = Size((*batch, self.event.numel()))
+        self.dtype = b.dtype
+        self.working = torch.float32 if b.device.type == "mps" else torch.float64
+        self.eps = torch.finfo(b.dtype).eps
+        self.b = self.flatten(b)
+        size = norm(self.b)
+        self.nonzero = size > 0
+        self.size = torch.where(self.nonzero, size, 1.0)
+        self.tolerance = max(rtol, 8 * self.eps) if rtol else 0.0
+        self.lifts = isinstance(S, InnovationCovariance)
+        self.lifted_event = S.H.in_shape if isinstance(S, InnovationCovariance) else Size()
+
+    def flatten(self, x: Tensor) -> Tensor:
+        """A field as working vectors."""
+        return x.expand(self.full).reshape(self.flat).to(self.working)
+
+    def field(self, u: Tensor) -> Tensor:
+        """Working vectors as a field of the type of b."""
+        return u.to(self.dtype).reshape(self.full)
+
+    def start(self, x0: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The first guess, its residual, and what it lifts to, None if the guess is 0."""
+        if x0 is None:
+            return torch.zeros_like(self.b), self.b, None
+        x = torch.where(self.nonzero[..., None], self.flatten(x0), 0.0)
+        product, lifted = self.product(x)
+        return x, self.b - product, lifted
+
+    def product(self, u: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The products S u, and V H^T u where S is an innovation covariance."""
+        field = self.field(u)
+        if isinstance(self.S, InnovationCovariance):
+            _, lifted = self.S.half(field)
+            return self.flatten(self.S.complete(field, lifted)), lifted
+        return self.flatten(self.S.forward(field)), None
+
+    def precondition(self, r: Tensor) -> Tensor:
+        """An approximation of S^-1 r."""
+        return (
+            r if self.preconditioner is None else self.flatten(self.preconditioner(self.field(r)))
+        )
+
+    def relative(self, r: Tensor) -> Tensor:
+        """The relative norms of residuals."""
+        return torch.where(self.nonzero, norm(r) / self.size, 0.0)
+
+    def due(self, iteration: int, interval: int | None) -> bool:
+        """Whether to look, which makes the host wait for the device, if all systems are done."""
+        if interval is None:
+            interval = 1 if self.b.device.type == "cpu" else 8
+        return interval > 0 and iteration % interval == 0
+
+    def verified(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Residuals, computed anew if some are so small that rounding may hide in them."""
+        if bool((residual[self.nonzero] < 1e3 * self.eps).any()):
+            return self.relative(self.b - self.product(x)[0])
+        return residual
+
+    def solution(
+        self, x: Tensor, residual: Tensor, iterations: Tensor, lifted: Tensor | None
+    ) -> Solution:
+        """The solution, in the type of b."""
+        if lifted is None and isinstance(self.S, InnovationCovariance):
+            lifted = self.b.new_zeros(*self.flat[:-1], *self.lifted_event, dtype=self.dtype)
+        residual = residual.to(self.dtype)
+        return Solution(self.field(x), residual, iterations, residual <= self.tolerance, lifted)
+
+
+def check_system(S: Operator, b: Tensor, x0: Tensor | None) -> Size:
+    r"""Checks a batch of systems, and returns the shape of the batch.
+
+    Arguments:
+        S: The operator :math:`S`.
+        b: The right-hand sides, with shape :math:`(*, event)`.
+        x0: A first guess, with shape :math:`(*, event)`, or None.
+    """
+    event = S.out_shape
+    if S.in_shape != event:
+        raise ValueError(
+            f"expected a square operator, got {S!r}; solve the normal equations with A.T @ A"
+        )
+    if not b.is_floating_point():
+        raise TypeError(f"expected a real floating right-hand side, got {b.dtype}")
+    batches = [S.batch_shape]
+    for name, field in (("right-hand side", b), ("first guess", x0)):
+        if field is None:
+            continue
+        cut = field.ndim - len(event)
+        if field.shape[cut:] != event or cut < 0:
+            raise ValueError(
+                f"expected a {name} of shape (*, {', '.join(map(str, event))}), the outputs of "
+                f"{S!r}, got {tuple(field.shape)}"
+            )
+        batches.append(field.shape[:cut])
+    return broadcast(*batches)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The inner products of vectors."""
+    inner: Tensor = torch.linalg.vecdot(a, b)
+    return inner
+
+
+def norm(a: Tensor) -> Tensor:
+    """The norms of vectors, with a gradient of 0 at 0."""
+    square = dot(a, a)
+    zero = square == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
+
+
+def accumulate(
+    total: Tensor | None, step: Tensor, field: Tensor | None, event: Size
+) -> Tensor | None:
+    r"""Adds multiples of fields, one number a system.
+
+    Arguments:
+        total: The sum so far, or None for 0.
+        step: The numbers, with shape :math:`(*)`.
+        field: The fields, with shape :math:`(*, event)`, or None for nothing to add.
+        event: The event shape.
+    """
+    if field is None:
+        return total
+    term = over(step.to(field.dtype), event) * field
+    return term if total is None else total + term

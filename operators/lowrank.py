@@ -1,0 +1,106 @@
+r"""Covariances from a few factors, such as those of an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .base import Operator
+from .dense import white
+
+__all__ = ["LowRankPlusDiagonal"]
+
+
+class LowRankPlusDiagonal(Operator):
+    r"""The covariance :math:`F^T F + \mathrm{diag}(d)` of rank :math:`r` plus a diagonal.
+
+    Systems are solved by the identity of Woodbury, with the matrix :math:`C = I + F D^{-1} F^T` of
+    :math:`r \times r`:
+
+    .. math:: (F^T F + D)^{-1} = D^{-1} - D^{-1} F^T C^{-1} F D^{-1} \qquad
+        \det (F^T F + D) = \det C \, \det D
+
+    Arguments:
+        factor: The factor :math:`F`, with shape :math:`(r, event)`.
+        diagonal: The diagonal :math:`d \geq 0`, with shape :math:`(event)`; positive for systems
+            and determinants.
+
+    Raises:
+        ValueError: If shapes don't fit, or if a variance is negative or not a number.
+
+    Example:
+        >>> V = LowRankPlusDiagonal(torch.ones(1, 3), torch.ones(3))
+        >>> V(torch.ones(3)), V.solve(torch.ones(3))
+        (tensor([4., 4., 4.]), tensor([0.2500, 0.2500, 0.2500]))
+    """
+
+    symmetric = True
+
+    def __init__(self, factor: Tensor, diagonal: Tensor) -> None:
+        if factor.shape[1:] != diagonal.shape or factor.ndim < 1:
+            raise ValueError(
+                "expected a factor of shape (rank, *event) and a diagonal of shape event, got "
+                f"{tuple(factor.shape)} and {tuple(diagonal.shape)}"
+            )
+        if not bool((diagonal >= 0).all()):
+            raise ValueError("expected a diagonal of variances >= 0, got negative entries or NaN")
+        super().__init__(diagonal.shape, diagonal.shape)
+        self.factor, self.variances = factor, diagonal
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._expand(self._project(x)) + x * self.variances
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self(y)
+
+    def solve(self, b: Tensor) -> Tensor:
+        self._check(b, self.out_shape)
+        scaled = b / self._positive
+        inner = torch.cholesky_solve(self._project(scaled)[..., None], self._capacitance)[..., 0]
+        return scaled - self._expand(inner) / self._positive
+
+    def sample(
+        self, shape: Sequence[int] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
+        common = white(self, shape, self.factor.shape[:1], generator)
+        return self._expand(common) + self.variances.sqrt() * white(
+            self, shape, self.in_shape, generator
+        )
+
+    def logdet(self) -> Tensor:
+        inner = 2 * self._capacitance.diagonal().log().sum()
+        return inner + self._positive.log().sum()
+
+    @cached_property
+    def _positive(self) -> Tensor:
+        if not bool((self.variances > 0).all()):
+            raise ValueError(
+                "solve and logdet need a diagonal > 0, got zeros; add a small multiple of Identity"
+            )
+        return self.variances
+
+    @cached_property
+    def _capacitance(self) -> Tensor:
+        """The lower Cholesky factor of C."""
+        whitened = (self.factor / self._positive.sqrt()).flatten(1)
+        eye = torch.eye(len(whitened), dtype=whitened.dtype, device=whitened.device)
+        factor: Tensor = torch.linalg.cholesky(eye + whitened @ whitened.mT)
+        return factor
+
+    def _project(self, x: Tensor) -> Tensor:
+        """The coefficients F x, with shape (*, r)."""
+        return x.reshape(*x.shape[: x.ndim - len(self.in_shape)], -1) @ self._flat.mT
+
+    def _expand(self, z: Tensor) -> Tensor:
+        """The field F^T z."""
+        return (z @ self._flat).reshape(*z.shape[:-1], *self.in_shape)
+
+    @property
+    def _flat(self) -> Tensor:
+        return self.factor.reshape(len(self.factor), self.in_shape.numel())
+
+    def _diagonal(self) -> Tensor:
+        return (self.factor.square().sum(0) + self.variances).reshape(-1)

@@ -1,0 +1,63 @@
+"""Shapes of events and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Size, Tensor
+
+__all__ = ["as_size", "broadcast", "over"]
+
+
+def as_size(shape: int | Sequence[int]) -> Size:
+    r"""An event shape from an integer or a sequence of integers.
+
+    Arguments:
+        shape: One length, or the lengths of all event axes.
+
+    Raises:
+        ValueError: If a length is negative.
+
+    Example:
+        >>> as_size(3), as_size((2, 3))
+        (torch.Size([3]), torch.Size([2, 3]))
+    """
+    size = Size((shape,) if isinstance(shape, int) else shape)
+    if any(n < 0 for n in size):
+        raise ValueError(f"expected an event shape of lengths >= 0, got {tuple(size)}")
+    return size
+
+
+def broadcast(*shapes: Sequence[int]) -> Size:
+    r"""The shape that batches have together.
+
+    Arguments:
+        shapes: The shapes of the batches.
+
+    Raises:
+        ValueError: If they don't broadcast.
+
+    Example:
+        >>> broadcast((3, 1), (), (2,))
+        torch.Size([3, 2])
+    """
+    try:
+        return Size(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        found = " and ".join(str(tuple(shape)) for shape in shapes)
+        raise ValueError(f"expected batches that broadcast, got shapes {found}") from None
+
+
+def over(c: float | Tensor, event: Sequence[int]) -> float | Tensor:
+    r"""Numbers, one for each entry of a batch, shaped to multiply fields.
+
+    Arguments:
+        c: A number, or numbers with shape :math:`(*)`.
+        event: The event shape.
+
+    Example:
+        >>> over(torch.ones(5), (2, 3)).shape
+        torch.Size([5, 1, 1])
+    """
+    return c.reshape(*c.shape, *(1,) * len(event)) if isinstance(c, Tensor) and c.ndim else c
