@@ -170,6 +170,8 @@ class Grid:
         rows, columns = np.divmod(cells, self.shape[1])
         distance = great_circle(latitude, longitude, self.latitude[rows], self.longitude[columns])
         places = np.asarray(time, dtype=np.int64) * (self.shape[0] * self.shape[1]) + cells
-        order = np.lexsort((distance, places))
-        _, first = np.unique(places[order], return_index=True)
-        return np.asarray(order[first])
+        nearest = np.full(int(places.max(initial=-1)) + 1, np.inf)
+        np.minimum.at(nearest, places, distance)
+        kept = np.flatnonzero(distance == nearest[places])
+        _, first = np.unique(places[kept], return_index=True)
+        return np.asarray(kept[first])

@@ -1,47 +1,4 @@
-r"""Observing networks, declared in YAML: what is observed, where, when and how well.
-
-.. code-block:: yaml
-
-    networks:
-      - network: stations
-        variables: [temperature, surface_pressure]
-        error: {temperature: 1.0 K, surface_pressure: 1.0 hPa}
-      - network: satellite
-        satellites: [NOAA-20, MetOp-A]
-        variables: [temperature, specific_humidity]
-        swath: 2200 km
-        half_window: 45 min
-        error: {temperature: 1.0 K, specific_humidity: 0.5 g/kg}
-
-Keys of every network:
-
-- `network`: `stations` or `satellite`.
-- `name`: What the network is called, different for each. By default what `network` says.
-- `variables`: The variables that are observed, as the dataset calls them.
-- `levels`: The levels at which they are; variables without levels ignore it. By default the lowest
-  one for stations, that is, the largest value (of sigma or pressure), and all for satellites.
-- `error`: The standard deviation of the errors of each variable, with a unit, or a list of them,
-  one a level, in the order of `levels` (by default that of the dataset).
-- `times`: `all` (the default), `{every: 4}` for each fourth time from the first one on, or a list
-  of hours of the day, as `[0, 12]`.
-
-Of `stations`:
-
-- `file`: A CSV file of stations (:func:`appa_prob.stations.read_stations`), relative to the YAML
-  file. By default the list that comes with the package.
-
-Of `satellite`:
-
-- `satellites`: The names of the satellites.
-- `file`: Two-line elements (:func:`appa_prob.satellites.read_satellites`), relative to the YAML
-  file. By default those that come with the package.
-- `swath`: The width of the swath, `2200 km` by default.
-- `half_window`: How long before and after an analysis time observations count for it, `45 min` by
-  default.
-
-At each time a network observes a cell of the grid once at most, at the station or the footprint
-that is nearest to the cell's centre: the errors of closer ones would not be independent.
-"""
+r"""Observing networks: what is observed, where, when and how well."""
 
 from __future__ import annotations
 
@@ -49,17 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
@@ -77,9 +32,9 @@ if TYPE_CHECKING:
     Times = NDArray[np.datetime64]
     Places = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
 
-__all__ = ["Footprints", "Network", "SatelliteNetwork", "StationNetwork", "read_networks"]
+__all__ = ["Footprints", "Network", "SatelliteNetwork", "StationNetwork"]
 
-BLOCK = 32  # analysis times whose footprints are laid out at once
+BLOCK = 8  # analysis times whose footprints are laid out at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,22 +72,25 @@ Hour = Annotated[int, Field(ge=0, le=23)]
 
 
 class Network(BaseModel, ABC):
-    r"""What the networks have in common. The keys are those of the table above.
+    r"""What the networks have in common. :mod:`appa_prob.declaration` describes the attributes.
 
     Raises:
-        ValidationError: If a key is unknown, missing or has a wrong value. :func:`read_networks`
-            puts it in one line.
+        ValidationError: If an attribute is unknown, missing or has a wrong value, a `ValueError`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     network: str
-    name: str = ""
-    variables: Annotated[tuple[str, ...], Field(min_length=1)]
-    levels: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
-    error: dict[str, str | float | list[str | float]]
-    times: Literal["all"] | Every | Annotated[tuple[Hour, ...], Field(min_length=1)] = "all"
-    file: Path | None = None
+    name: str = Field("", description="a text")
+    variables: tuple[str, ...] = Field(min_length=1, description="a list of names")
+    levels: tuple[float, ...] | None = Field(None, min_length=1, description="a list of numbers")
+    error: dict[str, str | float | list[str | float]] = Field(
+        description="a number with a unit for each variable, as in {temperature: 1.0 K}"
+    )
+    times: Literal["all"] | Every | tuple[Hour, ...] = Field(
+        "all", description="`all`, `{every: 4}` or a list of hours of the day, as in [0, 12]"
+    )
+    file: Path | None = Field(None, description="the path of a file")
 
     @property
     def label(self) -> str:
@@ -171,12 +129,14 @@ class Network(BaseModel, ABC):
                 has the wrong unit.
         """
         try:
-            for variable in self.error:
-                if variable not in self.variables:
-                    raise unknown("variable of `error`", variable, self.variables)
             found = [
                 pair for variable in self.variables for pair in self._channels(variable, catalogue)
             ]
+            for variable in self.error:
+                if variable not in self.variables:
+                    raise unknown("variable of `error`", variable, self.variables)
+            if len(dict(found)) < len(found):
+                raise UserError("a variable or a level is listed twice")
         except UserError as error:
             raise UserError(f'network "{self.label}": {error}') from None
         indices, errors = zip(*found, strict=True)
@@ -288,7 +248,7 @@ class SatelliteNetwork(Network):
     """
 
     network: Literal["satellite"] = "satellite"
-    satellites: Annotated[tuple[str, ...], Field(min_length=1)]
+    satellites: tuple[str, ...] = Field(min_length=1, description="a list of names")
     swath: Annotated[float, BeforeValidator(lambda x: parse_quantity(x, "km", "swath"))] = 2200.0
     half_window: Annotated[
         float, BeforeValidator(lambda x: parse_quantity(x, "min", "half_window"))
@@ -332,91 +292,6 @@ class SatelliteNetwork(Network):
             parts.append((index[kept] + start, latitude[kept], longitude[kept]))
         index, latitude, longitude = (np.concatenate(x) for x in zip(*parts, strict=True))
         return index, latitude, longitude
-
-
-KINDS: dict[str, type[Network]] = {"stations": StationNetwork, "satellite": SatelliteNetwork}
-
-
-def read_networks(path: str | Path) -> tuple[Network, ...]:
-    r"""Reads a declaration of networks.
-
-    Arguments:
-        path: A YAML file, as described above.
-
-    Raises:
-        UserError: If the file can't be read, declares no network, two of one name, or one wrongly;
-            in one line.
-
-    Example:
-        >>> path = getfixture("tmp_path") / "networks.yaml"
-        >>> _ = path.write_text('''
-        ... networks:
-        ...   - network: stations
-        ...     variables: [temperature]
-        ...     error: {temperature: 1.0 K}
-        ... ''')
-        >>> [network.label for network in read_networks(path)]
-        ['stations']
-    """
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: expected a YAML file of networks") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from None
-    try:
-        return _networks(content, path.parent)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def _networks(content: object, folder: Path) -> tuple[Network, ...]:
-    if not isinstance(content, dict) or not isinstance(content.get("networks"), list):
-        raise UserError("expected `networks:` with a list of networks")
-    for key in content:
-        if key != "networks":
-            raise unknown("key", key, ["networks"])
-    networks = tuple(_network(entry, folder) for entry in content["networks"])
-    if not networks:
-        raise UserError("expected at least one network in `networks:`")
-    labels = [network.label for network in networks]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UserError(
-                f'{labels.count(label)} networks are called "{label}": give them a `name`'
-            )
-    return networks
-
-
-def _network(entry: object, folder: Path) -> Network:
-    if not isinstance(entry, dict):
-        raise UserError(f"expected a network with keys and values, got {entry!r}")
-    kind = entry.get("network")
-    if kind is None:
-        raise UserError(f"a network lacks the key `network`, one of {', '.join(KINDS)}")
-    if kind not in KINDS:
-        raise unknown("network", str(kind), KINDS)
-    if isinstance(entry.get("file"), str):
-        entry = entry | {"file": folder / entry["file"]}
-    try:
-        return KINDS[kind].model_validate(entry)
-    except ValidationError as error:
-        label = entry.get("name") or kind
-        raise UserError(f'network "{label}": {_explain(error, KINDS[kind])}') from None
-
-
-def _explain(error: ValidationError, kind: type[Network]) -> str:
-    r"""The first error in one line."""
-    first: Any = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return str(unknown("key", key, kind.model_fields))
-    if first["type"] == "missing":
-        return f"lacks the key `{key}`"
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    return f"`{key}` is {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
 def _hours(times: Times) -> NDArray[np.float64]:

@@ -86,8 +86,8 @@ def parse_quantity(text: object, units: str, what: str) -> float:
     if unit is None:
         raise UserError(f'{what}: the unit "{match[2]}" of "{text}" is not understood; {expected}')
     if unit.dimensionality != target.dimensionality:
-        got = _kind(unit) if match[2] else "without a unit"
-        raise UserError(f'{what}: "{text}" is {got}; {expected}')
+        got = f"is {_kind(unit)}" if match[2] else "has no unit"
+        raise UserError(f'{what}: "{text}" {got}; {expected}')
     if not 0.0 < value < math.inf:
         raise UserError(f'{what}: "{text}" is not positive; {expected}')
     return value * _difference(unit, target)

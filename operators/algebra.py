@@ -172,8 +172,8 @@ class Scaled(Operator):
 
     def __repr__(self) -> str:
         operator = enclosed(self.operator) if isinstance(self.operator, Sum) else self.operator
-        shown = f"<{tuple(self.scale.shape)}>" if isinstance(self.scale, Tensor) else f"{self.scale:g}"
-        return f"{shown} * {operator}"
+        c = self.scale
+        return f"{f'<{tuple(c.shape)}>' if isinstance(c, Tensor) else f'{c:g}'} * {operator}"
 
 
 class Adjoint(Operator):
@@ -336,13 +336,19 @@ def times(c: float | Tensor, d: float | Tensor) -> float | Tensor:
 def palindrome(operators: tuple[Operator, ...]) -> bool:
     """Whether a product reads the same transposed, as H V H^T does, which proves symmetry."""
     half, odd = divmod(len(operators), 2)
-    mirrored = all(
-        (isinstance(b, Adjoint) and b.operator is a)
-        or (isinstance(a, Adjoint) and a.operator is b)
-        or (a is b and a.symmetric)
-        for a, b in zip(operators[:half], reversed(operators[half + odd :]), strict=True)
-    )
-    return mirrored and (not odd or operators[half].symmetric)
+    pairs = zip(operators[:half], reversed(operators[half + odd :]), strict=True)
+    return all(mirrored(a, b) for a, b in pairs) and (not odd or operators[half].symmetric)
+
+
+def mirrored(a: Operator, b: Operator) -> bool:
+    """Whether one operator is made as the adjoint of the other."""
+    if isinstance(a, Adjoint) or isinstance(b, Adjoint):
+        return getattr(a, "operator", None) is b or getattr(b, "operator", None) is a
+    if isinstance(a, Sum) and isinstance(b, Sum) and len(a.terms) == len(b.terms):
+        return all(mirrored(s, t) for s, t in zip(a.terms, b.terms, strict=True))
+    if isinstance(a, Scaled) and isinstance(b, Scaled):
+        return a.scale is b.scale and mirrored(a.operator, b.operator)
+    return a is b and a.symmetric
 
 
 def common_dtype(operators: tuple[Operator, ...]) -> torch.dtype | None:

@@ -24,7 +24,7 @@ from torch import Size, Tensor
 
 from . import dense
 from .external import LinearOperator
-from .shapes import as_size
+from .shapes import as_size, flatten
 from .tree import Replant, convert, differentiable, replace, tensors
 
 __all__ = ["Map", "Operator"]
@@ -101,7 +101,7 @@ class Map(ABC):
         )
 
 
-class Operator(Map, LinearOperator):  # type: ignore[misc]
+class Operator(Map, LinearOperator):
     r"""A linear map :math:`A` between fields, and a matrix over flattened fields.
 
     Subclasses call ``super().__init__`` and implement :meth:`forward` and :meth:`adjoint`, both of
@@ -330,9 +330,8 @@ class Operator(Map, LinearOperator):  # type: ignore[misc]
         return super().__torch_function__(func, types, args, kwargs)
 
     def _own_dtype(self) -> torch.dtype | None:
-        if self._dtype is None:
-            return next((a.dtype.to_real() for a in tensors(self) if differentiable(a)), None)
-        return self._dtype
+        found = next((a.dtype.to_real() for a in tensors(self) if differentiable(a)), None)
+        return self._dtype if found is None else found
 
     def _own_device(self) -> torch.device | None:
         return next((a.device for a in tensors(self)), None) or self._device
@@ -360,7 +359,7 @@ class Operator(Map, LinearOperator):  # type: ignore[misc]
             return self._columns(product, rhs[:, None], source, target).squeeze(-1)
         batch = (1,) * max(len(self.batch_shape) + 2 - rhs.ndim, 0) + tuple(rhs.shape[:-2])
         y = product(rhs.movedim(-1, 0).reshape(rhs.shape[-1], *batch, *source))
-        return y.reshape(*y.shape[: y.ndim - len(target)], target.numel()).movedim(0, -1)
+        return flatten(y, target).movedim(0, -1)
 
     def _transpose_nonbatch(self) -> Operator:
         return self.T
@@ -369,9 +368,9 @@ class Operator(Map, LinearOperator):  # type: ignore[misc]
         return self.to_dense().diagonal(dim1=-2, dim2=-1)
 
     def _retarget(self, dtype: torch.dtype | None, device: torch.device | None) -> None:
-        if dtype is not None and self._dtype is not None:
+        if dtype is not None and not any(map(differentiable, tensors(self))):
             self._dtype = dtype
-        if device is not None and self._device is not None:
+        if device is not None and next(tensors(self), None) is None:
             self._device = device
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from .base import Operator
 from .innovation import InnovationCovariance
 from .krylov import System, accumulate, dot, norm
+from .shapes import flatten
 from .solution import OnFailure, Solution, check_options, report
 
 __all__ = ["CG"]
@@ -109,17 +110,13 @@ class CG:
         iterations = torch.zeros_like(active, dtype=torch.int64)
         p = system.precondition(r)
         rz = dot(r, p)
-        q: Tensor | None
         for k in range(self.max_iterations):
             if system.due(k, self.check_interval) and not bool(active.any()):
                 break
             if k + 1 == self.max_iterations and not verify and system.lifts:
-                curvature, field, positive = _last(system, p)
-                q = None
+                curvature, positive, q, field = _last(system, p)
             else:
-                q, field = system.product(p)
-                curvature = dot(p, q)
-                positive = curvature > system.eps * norm(p) * norm(q)
+                curvature, positive, q, field = _product(system, p)
             active = active & positive & (rz > 0)
             step = torch.where(active, rz / torch.where(active, curvature, 1.0), 0.0)
             x = x + step[..., None] * p
@@ -137,11 +134,18 @@ class CG:
         return x, residual, iterations, lifted
 
 
-def _last(system: System, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The curvature p^T S p without a product with H, and V H^T p."""
+def _product(system: System, p: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """The curvature p^T S p and whether it is surely positive, S p, and V H^T p."""
+    q, lifted = system.product(p)
+    curvature = dot(p, q)
+    return curvature, curvature > system.eps * norm(p) * norm(q), q, lifted
+
+
+def _last(system: System, p: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """As :func:`_product`, without the product with H, and so without S p."""
     assert isinstance(system.S, InnovationCovariance)
     field = system.field(p)
     back, lifted = system.S.half(field)
-    inner = dot(*(a.reshape(*p.shape[:-1], -1).to(system.working) for a in (back, lifted)))
+    inner = dot(*(flatten(a, system.lifted_event).to(system.working) for a in (back, lifted)))
     curvature = inner + dot(p, system.flatten(system.S.R.forward(field)))
-    return curvature, lifted, curvature > 0
+    return curvature, curvature > 0, None, lifted

@@ -28,6 +28,7 @@ class Coarsen(Operator):
         ValueError: If blocks don't tile the grid, or if a block has no weight.
 
     Example:
+        >>> import torch
         >>> A = Coarsen(2, (2, 4))
         >>> A(torch.arange(8.0).reshape(2, 4))
         tensor([[2.5000, 4.5000]])

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Size, Tensor
 
+from .shapes import flatten, unflatten
+
 if TYPE_CHECKING:
     from .base import Operator
 
@@ -107,10 +109,9 @@ def solve(operator: Operator, b: Tensor) -> Tensor:
         >>> solve(A, torch.tensor([4.0, 3.0]))
         tensor([1., 3.])
     """
-    shape = operator.out_shape
-    columns = b.reshape(*b.shape[: b.ndim - len(shape)], shape.numel(), 1)
-    x = torch.cholesky_solve(columns, cholesky(operator, "solve").to(b.dtype))
-    return x.reshape(*x.shape[:-2], *operator.in_shape)
+    factor = cholesky(operator, "solve").to(b.dtype)
+    x = torch.cholesky_solve(flatten(b, operator.out_shape)[..., None], factor)
+    return unflatten(x[..., 0], operator.in_shape)
 
 
 def solve_columns(operator: Operator, rhs: Tensor, left: bool = True) -> Tensor:
@@ -149,8 +150,7 @@ def sample(operator: Operator, shape: Sequence[int], generator: torch.Generator 
     """
     factor = cholesky(operator, "sample")
     noise = white(operator, shape, Size((operator.in_shape.numel(), 1)), generator)
-    x = factor @ noise
-    return x.reshape(*x.shape[:-2], *operator.in_shape)
+    return unflatten((factor @ noise)[..., 0], operator.in_shape)
 
 
 def logdet(operator: Operator) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Size, Tensor
 
 from .base import Operator
 from .dense import white
-from .shapes import over
+from .shapes import flatten, over
 
 __all__ = ["Diagonal", "Identity", "Isotropic", "Scaling"]
 
@@ -211,7 +211,7 @@ class Diagonal(Operator):
         return bool((self.entries >= 0).all())
 
     def _diagonal(self) -> Tensor:
-        return self.entries.reshape(*self.batch_shape, self.in_shape.numel())
+        return flatten(self.entries, self.in_shape)
 
 
 def filled(scaling: Scaling, like: Diagonal) -> Tensor:

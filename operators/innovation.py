@@ -33,7 +33,8 @@ class InnovationCovariance(Operator):
 
     Example:
         >>> from appa_prob.operators import Isotropic, Mask
-        >>> S = InnovationCovariance(Mask(torch.tensor([True, False])), Isotropic(4.0, 2), Isotropic(1.0, 1))
+        >>> H = Mask(torch.tensor([True, False]))
+        >>> S = InnovationCovariance(H, Isotropic(4.0, 2), Isotropic(1.0, 1))
         >>> S(torch.ones(1))
         tensor([5.])
         >>> S.half(torch.ones(1))

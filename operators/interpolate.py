@@ -20,8 +20,8 @@ class Interpolate(Operator):
     For a point between rows :math:`i, i + 1` and columns :math:`j, j + 1`, at fractions :math:`a`
     and :math:`b` of the way,
 
-    .. math:: y = (1 - a) (1 - b) \, x_{i, j} + (1 - a) \, b \, x_{i, j + 1} + a \, (1 - b) \, x_{i + 1, j}
-        + a \, b \, x_{i + 1, j + 1}
+    .. math:: y = (1 - a) (1 - b) \, x_{i, j} + (1 - a) \, b \, x_{i, j + 1}
+        + a \, (1 - b) \, x_{i + 1, j} + a \, b \, x_{i + 1, j + 1}
 
     Columns are periodic. A point beyond the first or the last row is interpolated across the pole:
     its second row is the same row half a turn away, which lies as far behind the pole. That suits
@@ -41,8 +41,8 @@ class Interpolate(Operator):
             don't match in number.
 
     Example:
-        >>> latitude, longitude = torch.tensor([45.0, -45.0]), torch.tensor([0.0, 90.0, 180.0, 270.0])
-        >>> A = Interpolate(latitude, longitude, torch.tensor([0.0, 45.0]), torch.tensor([45.0, -45.0]))
+        >>> rows, columns = torch.tensor([45.0, -45.0]), torch.tensor([0.0, 90.0, 180.0, 270.0])
+        >>> A = Interpolate(rows, columns, torch.tensor([0.0, 45.0]), torch.tensor([45.0, -45.0]))
         >>> A(torch.tensor([[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]]))
         tensor([2.5000, 1.5000])
     """
@@ -135,7 +135,7 @@ def stencil(
     descending = bool(latitude[0] > latitude[-1])
     ascending = latitude.flip(0) if descending else latitude
     rows, columns = len(latitude), len(longitude)
-    # A row is added behind each pole, the mirror image of the last one: it is that row, half a turn away.
+    # A row is added behind each pole, as far as the last one: it is that row, half a turn away.
     ends = torch.stack((-180 - ascending[0], 180 - ascending[-1]))
     extended = torch.cat((ends[:1], ascending, ends[1:]))
     above = torch.searchsorted(extended, phi, right=True).clamp(1, rows + 1)

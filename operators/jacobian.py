@@ -16,6 +16,7 @@ product.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NoReturn
@@ -112,7 +113,7 @@ class Jacobian(Operator):
         return self._each(self.tape.pull, y, self.out_shape)
 
     def _each(self, product: Callable[[Tensor], Tensor], x: Tensor, event: Size) -> Tensor:
-        """Applies a product to fields with other batch axes than the point, one batch of the point after another."""
+        """Applies a product to fields with more batch axes than the point, part by part."""
         batch = self.batch_shape
         full = broadcast(x.shape[: x.ndim - len(event)], batch)
         extra = len(full) - len(batch)
@@ -123,7 +124,7 @@ class Jacobian(Operator):
         parts = [product(part) for part in x.reshape(loop.numel(), *batch, *event)]
         target = self.in_shape if product == self.tape.pull else self.out_shape
         y = torch.stack(parts) if parts else x.new_zeros(0, *batch, *target)
-        return y.reshape(*loop, *kept, *target).movedim(list(range(len(axes))), axes)
+        return y.reshape((*loop, *kept, *target)).movedim(list(range(len(axes))), axes)
 
     def _retarget(self, dtype: torch.dtype | None, device: torch.device | None) -> None:
         if dtype not in (None, self._dtype) or device not in (None, self._device):
@@ -180,9 +181,10 @@ class Tape:
     def push(self, v: Tensor) -> Tensor:
         r"""Computes :math:`J v`, with :math:`v` of the shape of the point."""
         if self.mode == "forward-mode":
-            result: Tensor = torch.func.jvp(
-                self.function, (self.point if self.create_graph else self.point.detach(),), (v,)
-            )[1]
+            with warnings.catch_warnings():  # torch scripts functions when forward mode is first used
+                warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
+                point = self.point if self.create_graph else self.point.detach()
+                result: Tensor = torch.func.jvp(self.function, (point,), (v,))[1]
             return result
         if not self.output.requires_grad:
             return torch.zeros_like(self.value)

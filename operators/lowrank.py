@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .base import Operator
 from .dense import white
+from .shapes import flatten, unflatten
 
 __all__ = ["LowRankPlusDiagonal"]
 
@@ -85,18 +86,18 @@ class LowRankPlusDiagonal(Operator):
     @cached_property
     def _capacitance(self) -> Tensor:
         """The lower Cholesky factor of C."""
-        whitened = (self.factor / self._positive.sqrt()).flatten(1)
+        whitened = (self.factor / self._positive.sqrt()).reshape(self._flat.shape)
         eye = torch.eye(len(whitened), dtype=whitened.dtype, device=whitened.device)
         factor: Tensor = torch.linalg.cholesky(eye + whitened @ whitened.mT)
         return factor
 
     def _project(self, x: Tensor) -> Tensor:
         """The coefficients F x, with shape (*, r)."""
-        return x.reshape(*x.shape[: x.ndim - len(self.in_shape)], -1) @ self._flat.mT
+        return flatten(x, self.in_shape) @ self._flat.mT
 
     def _expand(self, z: Tensor) -> Tensor:
         """The field F^T z."""
-        return (z @ self._flat).reshape(*z.shape[:-1], *self.in_shape)
+        return unflatten(z @ self._flat, self.in_shape)
 
     @property
     def _flat(self) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .base import Operator
-from .shapes import as_size
+from .shapes import as_size, flatten, unflatten
 
 __all__ = ["Dense"]
 
@@ -58,12 +58,10 @@ class Dense(Operator):
         self.matrix = matrix
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.reshape(*x.shape[: x.ndim - len(self.in_shape)], self.in_shape.numel(), 1)
-        y = self.matrix @ x
-        return y.reshape(*y.shape[:-2], *self.out_shape)
+        y = self.matrix @ flatten(x, self.in_shape)[..., None]
+        return unflatten(y[..., 0], self.out_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
         self._check(y, self.out_shape)
-        y = y.reshape(*y.shape[: y.ndim - len(self.out_shape)], self.out_shape.numel(), 1)
-        x = self.matrix.mT @ y
-        return x.reshape(*x.shape[:-2], *self.in_shape)
+        x = self.matrix.mT @ flatten(y, self.out_shape)[..., None]
+        return unflatten(x[..., 0], self.in_shape)

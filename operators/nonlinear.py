@@ -3,6 +3,7 @@ r"""Nonlinear maps from torch functions, and chains of maps."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -82,14 +83,14 @@ class Nonlinear(Map):
         if not len(events):
             return x.new_zeros(*batch, *self.out_shape)
         y = torch.stack([self.function(event) for event in events])
-        return y.reshape(*batch, *y.shape[1:])
+        return y.reshape((*batch, *y.shape[1:]))
 
 
 class Chain(Map):
     r"""The composition :math:`f_1 \circ f_2 \circ \dots \circ f_k`, the last map applied first.
 
-    .. math:: \frac{\partial (f_1 \circ f_2)}{\partial x} = \frac{\partial f_1}{\partial x}(f_2(x)) \,
-        \frac{\partial f_2}{\partial x}(x)
+    .. math:: \frac{\partial (f_1 \circ f_2)}{\partial x}
+        = \frac{\partial f_1}{\partial x}(f_2(x)) \, \frac{\partial f_2}{\partial x}(x)
 
     Arguments:
         maps: The maps, from left to right.
@@ -105,7 +106,7 @@ class Chain(Map):
     """
 
     def __init__(self, *maps: Map) -> None:
-        for left, right in zip(maps, maps[1:], strict=False):
+        for left, right in pairwise(maps):
             if left.in_shape != right.out_shape:
                 raise ValueError(
                     f"expected a right map with outputs of shape {tuple(left.in_shape)}, the "

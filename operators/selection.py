@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor
 
 from .base import Operator
-from .shapes import as_size
+from .shapes import as_size, flatten, unflatten
 
 __all__ = ["Gather", "Mask"]
 
@@ -53,7 +53,7 @@ class Mask(Operator):
     def adjoint(self, y: Tensor) -> Tensor:
         self._check(y, self.out_shape)
         x = y.new_zeros(*y.shape[:-1], self.in_shape.numel())
-        return x.index_copy(-1, self.indices, y).reshape(*y.shape[:-1], *self.in_shape)
+        return unflatten(x.index_copy(-1, self.indices, y), self.in_shape)
 
 
 class Gather(Operator):
@@ -83,15 +83,13 @@ class Gather(Operator):
         super().__init__(in_shape, indices.shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = pick(x, self.indices.reshape(-1), self.in_shape)
-        return y.reshape(*y.shape[:-1], *self.out_shape) if len(self.out_shape) != 1 else y
+        return unflatten(pick(x, self.indices.reshape(-1), self.in_shape), self.out_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
         self._check(y, self.out_shape)
-        batch = y.shape[: y.ndim - len(self.out_shape)]
-        x = y.new_zeros(*batch, self.in_shape.numel())
-        x = x.index_add(-1, self.indices.reshape(-1), y.reshape(*batch, self.out_shape.numel()))
-        return x.reshape(*batch, *self.in_shape)
+        y = flatten(y, self.out_shape)
+        x = y.new_zeros(*y.shape[:-1], self.in_shape.numel())
+        return unflatten(x.index_add(-1, self.indices.reshape(-1), y), self.in_shape)
 
 
 def pick(x: Tensor, indices: Tensor, event: Size) -> Tensor:
@@ -105,9 +103,7 @@ def pick(x: Tensor, indices: Tensor, event: Size) -> Tensor:
     Returns:
         The elements, with shape :math:`(*, n)`.
     """
-    if len(event) != 1:
-        x = x.reshape(*x.shape[: x.ndim - len(event)], event.numel())
-    return x.index_select(-1, indices)
+    return flatten(x, event).index_select(-1, indices)
 
 
 def flat_indices(indices: Tensor, event: Size) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Size, Tensor
 
-__all__ = ["as_size", "broadcast", "over"]
+__all__ = ["as_size", "broadcast", "flatten", "over", "unflatten"]
 
 
 def as_size(shape: int | Sequence[int]) -> Size:
@@ -61,3 +61,39 @@ def over(c: float | Tensor, event: Sequence[int]) -> float | Tensor:
         torch.Size([5, 1, 1])
     """
     return c.reshape(*c.shape, *(1,) * len(event)) if isinstance(c, Tensor) and c.ndim else c
+
+
+def flatten(x: Tensor, event: Sequence[int]) -> Tensor:
+    r"""Fields as vectors.
+
+    Arguments:
+        x: A field, with shape :math:`(*, event)`.
+        event: The event shape.
+
+    Returns:
+        Vectors, with shape :math:`(*, n)`; a view where that is possible.
+
+    Example:
+        >>> flatten(torch.zeros(5, 2, 3), (2, 3)).shape
+        torch.Size([5, 6])
+    """
+    if len(event) == 1:
+        return x
+    return x.reshape((*x.shape[: x.ndim - len(event)], Size(event).numel()))
+
+
+def unflatten(x: Tensor, event: Sequence[int]) -> Tensor:
+    r"""Undoes :func:`flatten`.
+
+    Arguments:
+        x: Vectors, with shape :math:`(*, n)`.
+        event: The event shape.
+
+    Returns:
+        A field, with shape :math:`(*, event)`.
+
+    Example:
+        >>> unflatten(torch.zeros(5, 6), (2, 3)).shape
+        torch.Size([5, 2, 3])
+    """
+    return x if len(event) == 1 else x.reshape((*x.shape[:-1], *event))

@@ -44,7 +44,9 @@ def merge_product(left: Operator, right: Operator) -> Operator | None:
     if isinstance(right, (Gather, Mask)):
         inner = right.indices.reshape(-1)
         if isinstance(left, (Gather, Mask)):
-            return Gather(inner[left.indices], right.in_shape)
+            gather = Gather(inner[left.indices], right.in_shape)
+            gather._dtype = left._own_dtype() or right._own_dtype()
+            return gather
         if isinstance(left, WeightedGather):
             return WeightedGather(inner[left.indices], left.weights, right.in_shape)
     if (
@@ -52,7 +54,7 @@ def merge_product(left: Operator, right: Operator) -> Operator | None:
         and getattr(right, "operator", None) is left
         and right.out_shape == left.in_shape
     ):
-        return Identity(left.out_shape, device=left.device)
+        return Identity(left.out_shape, dtype=left._own_dtype(), device=left.device)
     return merge_blocks(left, right)
 
 

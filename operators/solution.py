@@ -6,7 +6,6 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import torch
 from torch import Tensor
 
 from .base import Operator
@@ -34,6 +33,7 @@ class Solution:
             :math:`V`; else None.
 
     Example:
+        >>> import torch
         >>> from appa_prob.operators import CG, Diagonal
         >>> CG()(Diagonal(torch.tensor([1.0, 2.0])), torch.ones(2)).converged
         tensor(True)
@@ -47,7 +47,7 @@ class Solution:
 
 
 class Solver(Protocol):
-    r"""Whatever solves :math:`S u = b`, as :class:`CG`, :class:`GMRES` and :class:`Cholesky` do."""
+    """What solves systems, as :class:`CG`, :class:`GMRES` and :class:`Cholesky` do."""
 
     def __call__(self, S: Operator, b: Tensor, x0: Tensor | None = None) -> Solution:
         r"""Solves a batch of systems.

@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor
 
 from .base import Operator
-from .shapes import broadcast
+from .shapes import broadcast, flatten, unflatten
 
 __all__ = ["BlockDiagonal", "Stack"]
 
@@ -145,10 +145,7 @@ def join(parts: Sequence[Tensor], events: Sequence[Size]) -> Tensor:
     Returns:
         A field, with shape :math:`(*, n_1 + n_2 + \dots)`.
     """
-    flat = [
-        part.reshape(*part.shape[: part.ndim - len(event)], event.numel())
-        for part, event in zip(parts, events, strict=True)
-    ]
+    flat = [flatten(part, event) for part, event in zip(parts, events, strict=True)]
     batches = {part.shape[:-1] for part in flat}
     if len(batches) > 1:
         batch = broadcast(*batches)
@@ -167,4 +164,4 @@ def cut(x: Tensor, events: Sequence[Size]) -> list[Tensor]:
         Fields, with shapes :math:`(*, event_i)`.
     """
     parts = torch.split(x, [event.numel() for event in events], dim=-1)
-    return [part.reshape(*x.shape[:-1], *event) for part, event in zip(parts, events, strict=True)]
+    return [unflatten(part, event) for part, event in zip(parts, events, strict=True)]

@@ -9,6 +9,7 @@ import torch
 from torch import Size, Tensor
 
 from .base import Operator
+from .shapes import flatten, unflatten
 
 __all__ = ["check_operator"]
 
@@ -24,7 +25,8 @@ def check_operator(
     r"""Checks an operator against its matrix, and everything that it should do against what it
     does.
 
-    .. math:: \langle A x, y \rangle = \langle x, A^T y \rangle \qquad A x = M x \qquad A^T y = M^T y
+    .. math:: \langle A x, y \rangle = \langle x, A^T y \rangle \qquad A x = M x
+        \qquad A^T y = M^T y
 
     for random :math:`x` and :math:`y`, without and with additional batch axes; sums, multiples,
     compositions, adjoints; the conventions of ``linear_operator``; gradients with respect to
@@ -104,8 +106,7 @@ class Checker:
 
     def multiply(self, matrix: Tensor, x: Tensor, source: Size, target: Size) -> Tensor:
         """The product of a matrix with fields."""
-        y = matrix @ x.reshape(*x.shape[: x.ndim - len(source)], source.numel(), 1)
-        return y.reshape(*y.shape[:-2], *target)
+        return unflatten((matrix @ flatten(x, source)[..., None])[..., 0], target)
 
     def shapes(self) -> None:
         """The matrix has the shape that the operator says."""
@@ -139,10 +140,10 @@ class Checker:
         """Expressions have the matrices of the expressions."""
         A, M = self.A, self.M.expand(self.A.shape)
         self.close(A.T.to_dense(), M.mT, "A.T")
-        assert A.T.T is A or A.symmetric, "A.T.T isn't A"
+        self.close(A.T.T.to_dense(), M, "A.T.T")
         self.close((A + A).to_dense(), 2 * M, "A + A")
         self.close((A - 0.5 * A).to_dense(), M / 2, "A - A / 2")
-        self.close((-3.0 * A).to_dense(), -3 * M, "-3 A")
+        self.close((A * -3.0).to_dense(), -3 * M, "-3 A")
         self.close((A.T @ A).to_dense(), M.mT @ M, "A.T @ A")
         self.close((A @ A.T).T.to_dense(), M @ M.mT, "(A @ A.T).T")
         assert (A.T @ A).symmetric, "A.T @ A isn't known to be symmetric"

@@ -17,7 +17,8 @@ class TweedieCovariance(Operator):
     r"""The covariance :math:`V = \mathbb{V}[x \mid x_t]` that Tweedie's formula gives for
     :math:`x_t = \alpha_t x + \sigma_t \epsilon`.
 
-    .. math:: V = \frac{\sigma_t^2}{\alpha_t} \, \frac{\partial \, \mathbb{E}[x \mid x_t]}{\partial x_t}
+    .. math:: V = \frac{\sigma_t^2}{\alpha_t} \,
+        \frac{\partial \, \mathbb{E}[x \mid x_t]}{\partial x_t}
 
     The Jacobian of an exact denoiser is symmetric. That of a network is nearly so; its adjoint,
     one sweep in reverse, serves as both products, :math:`V x = \sigma_t^2 / \alpha_t \, J^T x`.
@@ -43,7 +44,8 @@ class TweedieCovariance(Operator):
         For :math:`x \sim \mathcal{N}(0, I)` and :math:`x_t = x + 2 \epsilon`, the mean is
         :math:`x_t / 5`.
 
-        >>> V = TweedieCovariance(lambda x_t, t: x_t / 5, torch.ones(3), torch.tensor(1.0), 1.0, 2.0)
+        >>> t = torch.tensor(1.0)
+        >>> V = TweedieCovariance(lambda x_t, t: x_t / 5, torch.ones(3), t, 1.0, 2.0)
         >>> V.mean, V(torch.ones(3))
         (tensor([0.2000, 0.2000, 0.2000]), tensor([0.8000, 0.8000, 0.8000]))
     """
@@ -80,7 +82,7 @@ class TweedieCovariance(Operator):
 
     @property
     def mean(self) -> Tensor:
-        r"""The mean :math:`\mathbb{E}[x \mid x_t]`, from the same forward pass, with shape :math:`(*, event)`."""
+        r"""The mean :math:`\mathbb{E}[x \mid x_t]`, from the same forward pass."""
         return self.jacobian.value
 
     def forward(self, x: Tensor) -> Tensor:

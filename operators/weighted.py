@@ -17,7 +17,8 @@ class WeightedGather(Operator):
     r"""Weighted sums of :math:`k` elements each, the sparse operator that compiled networks of
     stations use.
 
-    .. math:: (A x)_i = \sum_{j=1}^k w_{ij} \, x_{m_{ij}} \qquad (A^T y)_l = \sum_{i, j: m_{ij} = l} w_{ij} \, y_i
+    .. math:: (A x)_i = \sum_{j=1}^k w_{ij} \, x_{m_{ij}} \qquad
+        (A^T y)_l = \sum_{i, j: m_{ij} = l} w_{ij} \, y_i
 
     On a GPU the adjoint adds in an order that varies between runs, as
     :func:`torch.Tensor.index_add` does.
@@ -34,9 +35,9 @@ class WeightedGather(Operator):
 
     Example:
         >>> import torch
-        >>> A = WeightedGather(torch.tensor([[0, 1], [2, 2]]), torch.tensor([[0.5, 0.5], [1.0, 1.0]]), 3)
+        >>> A = WeightedGather(torch.tensor([[0, 1]]), torch.tensor([[0.5, 0.5]]), 3)
         >>> A(torch.tensor([1.0, 3.0, 4.0]))
-        tensor([2., 8.])
+        tensor([2.])
     """
 
     def __init__(self, indices: Tensor, weights: Tensor, in_shape: int | Sequence[int]) -> None:

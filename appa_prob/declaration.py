@@ -1,0 +1,141 @@
+r"""Declarations of observing networks, in YAML.
+
+.. code-block:: yaml
+
+    networks:
+      - network: stations
+        variables: [temperature, surface_pressure]
+        error: {temperature: 1.0 K, surface_pressure: 1.0 hPa}
+      - network: satellite
+        satellites: [NOAA-20, MetOp-A]
+        variables: [temperature, specific_humidity]
+        swath: 2200 km
+        half_window: 45 min
+        error: {temperature: 1.0 K, specific_humidity: 0.5 g/kg}
+
+Keys of every network:
+
+- `network`: `stations` or `satellite`.
+- `name`: What the network is called, different for each. By default what `network` says.
+- `variables`: The variables that are observed, as the dataset calls them.
+- `levels`: The levels at which they are; variables without levels ignore it. By default the lowest
+  one for stations, that is, the largest value (of sigma or pressure), and all for satellites.
+- `error`: The standard deviation of the errors of each variable, with a unit, or a list of them,
+  one a level, in the order of `levels` (by default that of the dataset).
+- `times`: `all` (the default), `{every: 4}` for each fourth time from the first one on, or a list
+  of hours of the day, as `[0, 12]`.
+
+Of `stations`:
+
+- `file`: A CSV file of stations (:func:`appa_prob.stations.read_stations`), relative to the YAML
+  file. By default the list that comes with the package.
+
+Of `satellite`:
+
+- `satellites`: The names of the satellites.
+- `file`: Two-line elements (:func:`appa_prob.satellites.read_satellites`), relative to the YAML
+  file. By default those that come with the package.
+- `swath`: The width of the swath, `2200 km` by default.
+- `half_window`: How long before and after an analysis time observations count for it, `45 min` by
+  default.
+
+At each time a network observes a cell of the grid once at most, at the station or the footprint
+that is nearest to the cell's centre: the errors of closer ones would not be independent.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from .errors import UserError, unknown
+from .network import Network, SatelliteNetwork, StationNetwork
+
+__all__ = ["read_networks"]
+
+KINDS: dict[str, type[Network]] = {"stations": StationNetwork, "satellite": SatelliteNetwork}
+
+
+def read_networks(path: str | Path) -> tuple[Network, ...]:
+    r"""Reads a declaration of networks.
+
+    Arguments:
+        path: A YAML file, as described above.
+
+    Raises:
+        UserError: If the file can't be read, declares no network, two of one name, or one wrongly;
+            in one line.
+
+    Example:
+        >>> path = getfixture("tmp_path") / "networks.yaml"
+        >>> _ = path.write_text('''
+        ... networks:
+        ...   - network: stations
+        ...     variables: [temperature]
+        ...     error: {temperature: 1.0 K}
+        ... ''')
+        >>> [network.label for network in read_networks(path)]
+        ['stations']
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: expected a YAML file of networks") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from None
+    try:
+        return _networks(content, path.parent)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _networks(content: object, folder: Path) -> tuple[Network, ...]:
+    if not isinstance(content, dict) or not isinstance(content.get("networks"), list):
+        raise UserError("expected `networks:` with a list of networks")
+    for key in content:
+        if key != "networks":
+            raise unknown("key", key, ["networks"])
+    networks = tuple(_network(entry, folder) for entry in content["networks"])
+    if not networks:
+        raise UserError("expected at least one network in `networks:`")
+    labels = [network.label for network in networks]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(
+                f'{labels.count(label)} networks are called "{label}": give them a `name`'
+            )
+    return networks
+
+
+def _network(entry: object, folder: Path) -> Network:
+    if not isinstance(entry, dict):
+        raise UserError(f"expected a network with keys and values, got {entry!r}")
+    kind = entry.get("network")
+    if kind is None:
+        raise UserError(f"a network lacks the key `network`, one of {', '.join(KINDS)}")
+    if str(kind) not in KINDS:
+        raise unknown("network", str(kind), KINDS)
+    if isinstance(entry.get("file"), str):
+        entry = entry | {"file": folder / entry["file"]}
+    try:
+        return KINDS[kind].model_validate(entry)
+    except ValidationError as error:
+        label = entry.get("name") or kind
+        raise UserError(f'network "{label}": {_explain(error, KINDS[kind], entry)}') from None
+
+
+def _explain(error: ValidationError, kind: type[Network], entry: dict[str, Any]) -> str:
+    r"""The first error in one line."""
+    first: Any = error.errors()[0]
+    key = str(first["loc"][0])
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+        return str(unknown("key", key, kind.model_fields))
+    if first["type"] == "missing":
+        return f"lacks the key `{key}`, {kind.model_fields[key].description}"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    return f"`{key}` is {entry[key]!r}; expected {kind.model_fields[key].description}"

@@ -1,0 +1,292 @@
+"""Every operator keeps the promises of :func:`check_operator`, against a matrix made without it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from appa_prob.operators import (
+    BlockDiagonal,
+    Coarsen,
+    Dense,
+    Diagonal,
+    Eigenbasis,
+    Gather,
+    Identity,
+    InnovationCovariance,
+    Interpolate,
+    Isotropic,
+    Jacobian,
+    LowRankPlusDiagonal,
+    Mask,
+    Operator,
+    Scaling,
+    Stack,
+    TweedieCovariance,
+    WeightedGather,
+)
+from appa_prob.operators.testing import check_operator
+
+Case = tuple[Operator, Tensor]
+CASES: dict[str, Callable[[torch.Generator], Case]] = {}
+
+
+def case(make: Callable[[torch.Generator], Case]) -> Callable[[torch.Generator], Case]:
+    """Registers an operator with its dense twin."""
+    CASES[make.__name__] = make
+    return make
+
+
+def noise(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
+
+
+def eye(generator: torch.Generator, n: int) -> Tensor:
+    return torch.eye(n, dtype=torch.float64, device=generator.device)
+
+
+def covariance(generator: torch.Generator, n: int, *batch: int) -> Tensor:
+    factor = noise(generator, *batch, n, n)
+    return factor @ factor.mT + eye(generator, n)
+
+
+def mask(generator: torch.Generator, *shape: int) -> Tensor:
+    return noise(generator, *shape) > 0
+
+
+@case
+def identity(g: torch.Generator) -> Case:
+    return Identity((2, 3), dtype=torch.float64, device=g.device), eye(g, 6)
+
+
+@case
+def scalar_event(g: torch.Generator) -> Case:
+    c = noise(g)
+    return Diagonal(c), c.reshape(1, 1)
+
+
+@case
+def scaling(g: torch.Generator) -> Case:
+    c = noise(g)
+    return Scaling(c, (2, 3)), c * eye(g, 6)
+
+
+@case
+def batched_scaling(g: torch.Generator) -> Case:
+    c = noise(g, 4)
+    return Scaling(c, 3), c[:, None, None] * eye(g, 3)
+
+
+@case
+def isotropic(g: torch.Generator) -> Case:
+    c = noise(g).square()
+    return Isotropic(c, 3), c * eye(g, 3)
+
+
+@case
+def diagonal(g: torch.Generator) -> Case:
+    d = noise(g, 2, 3)
+    return Diagonal(d), torch.diag(d.reshape(-1))
+
+
+@case
+def batched_diagonal(g: torch.Generator) -> Case:
+    d = noise(g, 3, 4)
+    return Diagonal(d, event_ndim=1), torch.diag_embed(d)
+
+
+@case
+def dense(g: torch.Generator) -> Case:
+    M = noise(g, 4, 6)
+    return Dense(M, in_shape=(2, 3), out_shape=(2, 2)), M
+
+
+@case
+def batched_dense(g: torch.Generator) -> Case:
+    M = noise(g, 2, 3, 4)
+    return Dense(M), M
+
+
+@case
+def masked(g: torch.Generator) -> Case:
+    m = mask(g, 3, 4)
+    return Mask(m).to(torch.float64), eye(g, 12)[m.reshape(-1)]
+
+
+@case
+def masked_everything(g: torch.Generator) -> Case:
+    m = torch.zeros(3, dtype=torch.bool, device=g.device)
+    return Mask(m).to(torch.float64), eye(g, 3)[:0]
+
+
+@case
+def gather(g: torch.Generator) -> Case:
+    indices = torch.randint(6, (2, 5), generator=g, device=g.device)
+    return Gather(indices, (2, 3)).to(torch.float64), eye(g, 6)[indices.reshape(-1)]
+
+
+@case
+def weighted_gather(g: torch.Generator) -> Case:
+    indices = torch.randint(12, (5, 3), generator=g, device=g.device)
+    weights = noise(g, 5, 3)
+    return WeightedGather(indices, weights, (3, 4)), (weights[..., None] * eye(g, 12)[indices]).sum(1)
+
+
+@case
+def interpolate(g: torch.Generator) -> Case:
+    latitude = torch.tensor([-80.0, -20.0, 10.0, 65.0], dtype=torch.float64, device=g.device)
+    longitude = torch.arange(5, dtype=torch.float64, device=g.device) * 72
+    phi = torch.tensor([-90.0, -85.0, 0.0, 10.0, 80.0, 90.0], dtype=torch.float64, device=g.device)
+    lam = torch.tensor([0.0, 30.0, 350.0, -10.0, 700.0, 5.0], dtype=torch.float64, device=g.device)
+    A = Interpolate(latitude, longitude, phi, lam)
+    one = (A.weights[..., None] * eye(g, 20)[A.indices]).sum(1)
+    return Interpolate(latitude, longitude, phi, lam, leading=2), torch.block_diag(one, one)
+
+
+@case
+def coarsen(g: torch.Generator) -> Case:
+    rows = torch.block_diag(*[torch.full((1, 2), 0.5)] * 2).double().to(g.device)
+    columns = torch.block_diag(*[torch.full((1, 3), 1 / 3, dtype=torch.float64)] * 2).to(g.device)
+    one = torch.kron(rows, columns)
+    A = Coarsen((2, 3), (2, 4, 6))
+    return A.to(torch.float64), torch.block_diag(one, one)
+
+
+@case
+def weighted_coarsen(g: torch.Generator) -> Case:
+    w = noise(g, 4, 1).square() + 0.1
+    pairs = torch.block_diag(*(w.reshape(2, 1, 2) / w.reshape(2, 2).sum(-1)[:, None, None]))
+    return Coarsen((2, 1), (4, 3), weights=w), torch.kron(pairs, eye(g, 3))
+
+
+@case
+def stack(g: torch.Generator) -> Case:
+    m, d = mask(g, 2, 3), noise(g, 2, 3)
+    return Stack([Mask(m), Diagonal(d)]), torch.cat((eye(g, 6)[m.reshape(-1)], torch.diag(d.reshape(-1))))
+
+
+@case
+def block_diagonal(g: torch.Generator) -> Case:
+    M, d = noise(g, 2, 3), noise(g, 2, 2)
+    return BlockDiagonal([Dense(M), Diagonal(d)]), torch.block_diag(M, torch.diag(d.reshape(-1)))
+
+
+@case
+def low_rank(g: torch.Generator) -> Case:
+    F, d = noise(g, 2, 2, 3), noise(g, 2, 3).square() + 0.1
+    return LowRankPlusDiagonal(F, d), F.flatten(1).mT @ F.flatten(1) + torch.diag(d.reshape(-1))
+
+
+@case
+def eigenbasis(g: torch.Generator) -> Case:
+    Q = torch.linalg.qr(noise(g, 6, 4)).Q
+    values, rest = noise(g, 4).square() + 0.1, noise(g).square() + 0.1
+    M = Q @ torch.diag(values) @ Q.mT + rest * (eye(g, 6) - Q @ Q.mT)
+    return Eigenbasis(Dense(Q, (2, 2), (2, 3)), values.reshape(2, 2), rest), M
+
+
+@case
+def batched_eigenbasis(g: torch.Generator) -> Case:
+    Q = torch.linalg.qr(noise(g, 4, 2)).Q
+    values, rest = noise(g, 3, 2).square() + 0.1, noise(g, 3).square() + 0.1
+    outside = rest[:, None, None] * (eye(g, 4) - Q @ Q.mT)
+    return Eigenbasis(Dense(Q), values, rest), Q @ torch.diag_embed(values) @ Q.mT + outside
+
+
+@case
+def complete_eigenbasis(g: torch.Generator) -> Case:
+    Q, values = torch.linalg.qr(noise(g, 4, 4)).Q, noise(g, 4).square() + 0.1
+    return Eigenbasis(Dense(Q), values), Q @ torch.diag(values) @ Q.mT
+
+
+@case
+def composition(g: torch.Generator) -> Case:
+    m, M = mask(g, 2, 3), noise(g, 6, 4)
+    return 2.0 * Mask(m) @ Dense(M, out_shape=(2, 3)), 2 * M[m.reshape(-1)]
+
+
+@case
+def batched_sum(g: torch.Generator) -> Case:
+    M, d = noise(g, 3, 4, 4), noise(g, 4)
+    return Dense(M) + Diagonal(d) - Identity(4), M + torch.diag(d) - eye(g, 4)
+
+
+@case
+def batched_multiple(g: torch.Generator) -> Case:
+    c, M = noise(g, 2), noise(g, 3, 4)
+    return Dense(M) * c[:, None, None], c[:, None, None] * M
+
+
+@case
+def innovation(g: torch.Generator) -> Case:
+    H, V, r = noise(g, 3, 5), covariance(g, 5), noise(g, 3).square()
+    S = InnovationCovariance(Dense(H), Dense(V, symmetric=True), Diagonal(r))
+    return S, H @ V @ H.mT + torch.diag(r)
+
+
+@case
+def asymmetric_innovation(g: torch.Generator) -> Case:
+    H, V = noise(g, 3, 5), noise(g, 2, 5, 5)
+    S = InnovationCovariance(Dense(H), Dense(V), Isotropic(2.0, 3))
+    return S, H @ V @ H.mT + 2 * eye(g, 3)
+
+
+@case
+def jacobian(g: torch.Generator) -> Case:
+    W, x = noise(g, 4, 6), noise(g, 2, 3)
+    J = Jacobian(lambda x: (W @ x.reshape(6)).tanh().reshape(2, 2), x)
+    return J, (1 - (W @ x.reshape(6)).tanh().square())[:, None] * W
+
+
+@case
+def batched_jacobian(g: torch.Generator) -> Case:
+    x = noise(g, 3, 4)
+    J = Jacobian(lambda x: x.sin().cumsum(-1), x, event_ndim=1, forward="forward-mode")
+    return J, torch.ones(4, 4, dtype=x.dtype, device=x.device).tril() * x.cos()[:, None]
+
+
+@case
+def tweedie(g: torch.Generator) -> Case:
+    C, sigma, x_t = covariance(g, 4), noise(g, 3).square() + 0.1, noise(g, 3, 4)
+    gain = 4 * C @ torch.linalg.inv(16 * C + sigma[:, None, None].square() * eye(g, 4))
+    V = TweedieCovariance(
+        lambda x, t: (gain @ x[..., None])[..., 0], x_t, sigma, 4.0, sigma, in_shape=4
+    )
+    return V, sigma[:, None, None].square() / 4 * gain
+
+
+HOLDS_GRAPHS = {"jacobian", "batched_jacobian", "tweedie"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_contract(name: str, generator: torch.Generator) -> None:
+    operator, matrix = CASES[name](generator)
+    check_operator(operator, matrix, generator=generator, picklable=name not in HOLDS_GRAPHS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_contract_of_adjoints(name: str, generator: torch.Generator) -> None:
+    operator, matrix = CASES[name](generator)
+    check_operator(operator.T, matrix.mT, generator=generator, picklable=name not in HOLDS_GRAPHS)
+
+
+@pytest.mark.parametrize("name", sorted(HOLDS_GRAPHS))
+def test_graphs_stay(name: str, generator: torch.Generator) -> None:
+    operator, _ = CASES[name](generator)
+    with pytest.raises(TypeError, match="linearize again"):
+        (2.0 * operator.T @ operator).to(torch.float32)
+    assert operator.to(torch.float64)(torch.zeros(operator.in_shape).double()).dtype == torch.float64
+
+
+def test_check_operator_finds_a_wrong_adjoint(generator: torch.Generator) -> None:
+    class Wrong(Operator):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.cumsum(-1)
+
+        def adjoint(self, y: Tensor) -> Tensor:
+            self._check(y, self.out_shape)
+            return y.cumsum(-1)
+
+    with pytest.raises(AssertionError, match="adjoint"):
+        check_operator(Wrong(3, 3, dtype=torch.float64), generator=generator)
