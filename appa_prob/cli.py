@@ -2,20 +2,36 @@ r"""The command line, `appa-prob`."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import click
 import typer
 import yaml
 from pydantic import BaseModel, ValidationError
+from typer.core import TyperGroup
 
 from .errors import UserError
 
 __all__ = ["app", "main"]
 
+
+class Group(TyperGroup):
+    r"""Commands whose bad input ends in one line and code 2, and whose interruption ends in code 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        r"""Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted: nothing was written but checkpoints", err=True)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=Group,
     help="Bayesian inverse problems with diffusion priors; Appa, an ensemble weather reanalysis.",
     no_args_is_help=True,
     add_completion=False,
@@ -116,16 +132,5 @@ def _use(threads: int | None) -> None:
 
 
 def main() -> None:
-    """Runs the command line; a wrong input exits with code 2 and one line, an interrupt with code 130."""
-    try:
-        code = app(standalone_mode=False)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        code = 2
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        typer.echo("interrupted: nothing was written but checkpoints", err=True)
-        code = 130
-    sys.exit(code)
+    r"""Runs the command line."""
+    app()

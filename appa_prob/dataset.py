@@ -33,7 +33,7 @@ def open_dataset(path: str | Path) -> xr.Dataset:
     if not path.exists():
         raise UserError(f"{path} does not exist: expected a zarr store or a netCDF file")
     try:
-        dataset = xr.open_zarr(path, chunks={}) if path.is_dir() else xr.open_dataset(path, chunks={})
+        dataset = xr.open_zarr(path, chunks=None) if path.is_dir() else xr.open_dataset(path)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} can't be read as zarr or netCDF: {error}") from None
     missing = [name for name in ("time", "latitude", "longitude") if name not in dataset.coords]

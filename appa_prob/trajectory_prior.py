@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from appa_prob.operators import Operator
+from appa_prob.operators import Eigenbasis, Operator
 
 __all__ = ["TrajectoryBasis", "TrajectoryCovariance"]
 
@@ -64,7 +64,7 @@ class TrajectoryBasis(Operator):
         return _to_real(waves).reshape(*batch, *self.in_shape)
 
 
-class TrajectoryCovariance(Operator):
+class TrajectoryCovariance(Eigenbasis):
     r"""The covariance :math:`\Sigma = Q \, \mathrm{diag}(\lambda) \, Q^T` of trajectories of latents.
 
     Arguments:
@@ -83,7 +83,6 @@ class TrajectoryCovariance(Operator):
 
     def __init__(self, space: Tensor, lags: Tensor, grid: torch.Size, floor: float = 1e-6) -> None:
         window = lags.shape[-1]
-        super().__init__((window, *grid), (window, *grid), symmetric=True)
         first = torch.arange(window, device=lags.device)
         distance = first.unsqueeze(-1) - first
         gamma = torch.where(distance >= 0, lags[..., distance.abs()], lags[..., distance.abs()].conj())
@@ -91,9 +90,9 @@ class TrajectoryCovariance(Operator):
         for edge in (0, -1):
             eigenvalues[edge], real = torch.linalg.eigh(gamma[edge].real)
             time[edge] = real.to(time)
+        basis = TrajectoryBasis(space, time, torch.Size(grid))
+        super().__init__(basis, torch.cat((eigenvalues, eigenvalues[1:-1])).clamp_min(floor))
         self.lags = lags
-        self.basis = TrajectoryBasis(space, time, torch.Size(grid))
-        self.eigenvalues = torch.cat((eigenvalues, eigenvalues[1:-1])).clamp_min(floor)
 
     @classmethod
     def fit(cls, z: Tensor, window: int) -> "TrajectoryCovariance":
@@ -113,18 +112,6 @@ class TrajectoryCovariance(Operator):
         series = waves @ space.conj()
         lags = [(series[:, k:] * series[:, : len(z) - k].conj()).sum(1) / len(z) for k in range(window)]
         return cls(space, torch.stack(lags, dim=-1), z.shape[1:])
-
-    def forward(self, x: Tensor) -> Tensor:
-        r"""The product :math:`\Sigma x`."""
-        return self.basis(self.eigenvalues * self.basis.adjoint(x))
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        r"""The same product."""
-        return self.forward(y)
-
-    def eigh(self) -> tuple[Tensor, Operator]:  # type: ignore[override]
-        r"""The eigenvalues :math:`\lambda`, with shape :math:`(w, n, W)`, and the basis :math:`Q`."""
-        return self.eigenvalues, self.basis
 
 
 def _to_complex(x: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ import torch
 from torch import Size, Tensor
 
 from .base import Operator
-from .elementary import Identity, Scaling
+from .dense import LIMIT, draw
+from .elementary import Diagonal, Identity, Scaling
 from .shapes import broadcast, over
 from .simplify import merge_product, merge_sum, scaled_leaf
 
@@ -63,7 +64,8 @@ class Composition(Operator):
 class Sum(Operator):
     r"""The sum :math:`A_1 + A_2 + \dots + A_k`.
 
-    A sum of covariances is sampled term by term.
+    A sum of covariances is sampled term by term, if each of them has a structure to sample from,
+    or if the events are too large for a dense factorisation.
 
     Arguments:
         terms: The terms.
@@ -99,12 +101,12 @@ class Sum(Operator):
     def sample(
         self, shape: Sequence[int] = (), generator: torch.Generator | None = None
     ) -> Tensor:
-        if any(isinstance(t, Scaled) and not t.positive for t in self.terms):
+        if self.shape[-1] <= LIMIT and not all(map(sampled, self.terms)):
             return super().sample(shape, generator)
-        return sum(
-            (t.sample(shape, generator) for t in self.terms[1:]),
-            self.terms[0].sample(shape, generator),
-        )
+        x = draw(self.terms[0], self.batch_shape, shape, generator)
+        for term in self.terms[1:]:
+            x = x + draw(term, self.batch_shape, shape, generator)
+        return x
 
     def _diagonal(self) -> Tensor:
         return sum((t._diagonal() for t in self.terms[1:]), self.terms[0]._diagonal())
@@ -144,6 +146,8 @@ class Scaled(Operator):
         return self.operator.adjoint(y) * over(self.scale, self.in_shape)
 
     def solve(self, b: Tensor) -> Tensor:
+        if not bool((self._scales != 0).all()):
+            raise ValueError(f"solve needs a scale other than 0, got {self.scale}")
         return self.operator.solve(b) / over(self.scale, self.in_shape)
 
     def sample(
@@ -151,7 +155,8 @@ class Scaled(Operator):
     ) -> Tensor:
         if not self.positive:
             return super().sample(shape, generator)
-        return self.operator.sample(shape, generator) * over(self._scales.sqrt(), self.in_shape)
+        x = draw(self.operator, self.batch_shape, shape, generator)
+        return x * over(self._scales.sqrt(), self.in_shape)
 
     def logdet(self) -> Tensor:
         if not self.positive:
@@ -224,7 +229,7 @@ def compose(left: Operator, right: Operator) -> Operator:
             f"expected a right factor with outputs of shape {tuple(left.in_shape)}, the inputs of "
             f"{left!r}, got {right!r}; the right factor is applied first"
         )
-    common_dtype((left, right))
+    dtype = common_dtype((left, right))
     (c, first), (d, second) = split(left), split(right)
     stack: list[Operator] = []
     for factor in factors(first) + factors(second):
@@ -238,6 +243,8 @@ def compose(left: Operator, right: Operator) -> Operator:
         if current is not None:
             stack.append(current)
     product = stack[0] if len(stack) == 1 else Composition(*stack)
+    if dtype is not None and product._own_dtype() is None:
+        product = product.to(dtype)  # the type of an identity that vanished
     return scale(times(c, d), product)
 
 
@@ -312,6 +319,15 @@ def transpose(operator: Operator) -> Operator:
     if isinstance(operator, Scaled):
         return Scaled(operator.scale, operator.operator.T)
     return Adjoint(operator)
+
+
+def sampled(term: Operator) -> bool:
+    """Whether a term is a covariance with a structure to sample from."""
+    if isinstance(term, Scaled):
+        return term.positive and sampled(term.operator)
+    if isinstance(term, (Diagonal, Scaling)):
+        return term._nonnegative
+    return type(term).sample is not Operator.sample
 
 
 def factors(operator: Operator) -> tuple[Operator, ...]:

@@ -18,7 +18,7 @@ from .shapes import flatten, unflatten
 if TYPE_CHECKING:
     from .base import Operator
 
-__all__ = ["LIMIT", "logdet", "matrix", "sample", "solve", "solve_columns"]
+__all__ = ["LIMIT", "draw", "logdet", "matrix", "sample", "solve", "solve_columns"]
 
 LIMIT = 2000
 
@@ -96,6 +96,42 @@ def cholesky(operator: Operator, purpose: str) -> Tensor:
     return factor
 
 
+def root(operator: Operator, purpose: str) -> Tensor:
+    r"""A matrix :math:`L` with :math:`L L^T = A` for a symmetric positive semi-definite operator,
+    with shape :math:`(*, N, N)`.
+
+    The Cholesky factor where there is one, else from the eigenvectors.
+
+    Arguments:
+        operator: The operator :math:`A`.
+        purpose: What the matrix is needed for, for the error message.
+
+    Raises:
+        ValueError: If the operator isn't symmetric positive semi-definite up to rounding, or
+            larger than ``LIMIT``.
+
+    Example:
+        >>> from appa_prob.operators import Dense
+        >>> L = root(Dense(torch.ones(2, 2), symmetric=True), "sample")
+        >>> torch.allclose(L @ L.mT, torch.ones(2, 2))
+        True
+    """
+    dense = symmetric_matrix(operator, purpose)
+    factor: Tensor
+    factor, info = torch.linalg.cholesky_ex(dense)
+    if not bool(info.any()):
+        return factor
+    finite = bool(dense.isfinite().all())
+    values, vectors = torch.linalg.eigh(dense if finite else torch.zeros_like(dense))
+    rounding = dense.shape[-1] * torch.finfo(dense.dtype).eps * values.abs().amax(-1)
+    if not finite or bool((values.amin(-1) < -rounding).any()):
+        raise ValueError(
+            f"{purpose} needs a positive semi-definite operator, but {operator!r} isn't one; add "
+            "a multiple of Identity"
+        )
+    return vectors * values.clamp_min(0.0).sqrt()[..., None, :]
+
+
 def solve(operator: Operator, b: Tensor) -> Tensor:
     r"""Solves :math:`A x = b` on fields by a Cholesky factorisation.
 
@@ -138,7 +174,7 @@ def sample(operator: Operator, shape: Sequence[int], generator: torch.Generator 
     r"""Draws :math:`L z` with :math:`L L^T = A` and :math:`z` white noise.
 
     Arguments:
-        operator: The symmetric positive definite operator :math:`A`.
+        operator: The symmetric positive semi-definite operator :math:`A`.
         shape: The shape :math:`S` of the sample.
         generator: A source of random numbers.
 
@@ -148,7 +184,7 @@ def sample(operator: Operator, shape: Sequence[int], generator: torch.Generator 
         >>> sample(A, (5,), None).shape
         torch.Size([5, 2])
     """
-    factor = cholesky(operator, "sample")
+    factor = root(operator, "sample")
     noise = white(operator, shape, Size((operator.in_shape.numel(), 1)), generator)
     return unflatten((factor @ noise)[..., 0], operator.in_shape)
 
@@ -182,3 +218,32 @@ def white(
     """
     size = (*shape, *operator.batch_shape, *event)
     return torch.randn(size, generator=generator, dtype=operator.dtype, device=operator.device)
+
+
+def draw(
+    operator: Operator, batch: Size, shape: Sequence[int], generator: torch.Generator | None
+) -> Tensor:
+    r"""Draws from a covariance for a batch that it is broadcast to, independently for each entry.
+
+    Arguments:
+        operator: The covariance.
+        batch: The shape of the batch.
+        shape: The shape :math:`S` of the sample.
+        generator: A source of random numbers.
+
+    Returns:
+        Fields, with shape :math:`(S, batch, event)`.
+
+    Example:
+        >>> from appa_prob.operators import Isotropic
+        >>> draw(Isotropic(1.0, 2), Size((3,)), (5,), None).shape
+        torch.Size([5, 3, 2])
+    """
+    own = (1,) * (len(batch) - len(operator.batch_shape)) + tuple(operator.batch_shape)
+    grown = [i for i, (n, m) in enumerate(zip(own, batch, strict=True)) if n != m]
+    x = operator.sample((*shape, *(batch[i] for i in grown)), generator)
+    first, extra = len(shape), len(grown)
+    x = x.reshape(*x.shape[: first + extra], *own, *operator.in_shape)
+    for k, i in enumerate(grown):
+        x = x.transpose(first + k, first + extra + i)
+    return x.reshape(*shape, *batch, *operator.in_shape)

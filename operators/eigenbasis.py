@@ -69,13 +69,7 @@ class Eigenbasis(Operator):
 
     def solve(self, b: Tensor) -> Tensor:
         self._check(b, self.out_shape)
-        if not bool((self.eigenvalues > 0).all()) or (
-            self.remaining and not bool((self.rest > 0).all())
-        ):
-            raise ValueError(
-                "solve needs eigenvalues > 0, also of what the basis leaves out; add a multiple "
-                "of Identity"
-            )
+        self._check_definite("solve")
         rest = 1 / self.rest if self.remaining else torch.zeros_like(self.rest)
         return self._apply(1 / self.eigenvalues, rest, b)
 
@@ -93,9 +87,19 @@ class Eigenbasis(Operator):
         )
 
     def logdet(self) -> Tensor:
+        self._check_definite("logdet")
         axes = tuple(range(-len(self.basis.in_shape), 0))
         inner = self.eigenvalues.log().sum(axes) if axes else self.eigenvalues.log()
         return inner + (self.remaining * self.rest.log() if self.remaining else 0.0)
+
+    def _check_definite(self, purpose: str) -> None:
+        if not bool((self.eigenvalues > 0).all()) or (
+            self.remaining and not bool((self.rest > 0).all())
+        ):
+            raise ValueError(
+                f"{purpose} needs eigenvalues > 0, also of what the basis leaves out; add a "
+                "multiple of Identity"
+            )
 
     def _apply(self, values: Tensor, rest: Tensor, x: Tensor) -> Tensor:
         """The product with the operator of the same basis and other eigenvalues."""

@@ -107,6 +107,8 @@ class Scaling(Operator):
         )
 
     def logdet(self) -> Tensor:
+        if not self._positive:
+            raise ValueError(f"logdet needs a variance > 0, got {self.scale}")
         return self.in_shape.numel() * self._tensor.log()
 
     @property
@@ -120,6 +122,10 @@ class Scaling(Operator):
     @cached_property
     def _nonnegative(self) -> bool:
         return bool((self._tensor >= 0).all())
+
+    @cached_property
+    def _positive(self) -> bool:
+        return bool((self._tensor > 0).all())
 
     def _diagonal(self) -> Tensor:
         return self._tensor[..., None].expand(*self.batch_shape, self.shape[-1])
@@ -200,6 +206,8 @@ class Diagonal(Operator):
         return self.entries.sqrt() * white(self, shape, self.in_shape, generator)
 
     def logdet(self) -> Tensor:
+        if not self._positive:
+            raise ValueError("logdet needs variances > 0, got a diagonal with other entries")
         return self._diagonal().log().sum(-1)
 
     @cached_property
@@ -209,6 +217,10 @@ class Diagonal(Operator):
     @cached_property
     def _nonnegative(self) -> bool:
         return bool((self.entries >= 0).all())
+
+    @cached_property
+    def _positive(self) -> bool:
+        return bool((self.entries > 0).all())
 
     def _diagonal(self) -> Tensor:
         return flatten(self.entries, self.in_shape)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .algebra import common_dtype
 from .base import Operator
-from .dense import LIMIT
+from .dense import LIMIT, draw
 from .shapes import broadcast
 
 __all__ = ["InnovationCovariance"]
@@ -96,7 +96,8 @@ class InnovationCovariance(Operator):
     ) -> Tensor:
         if self.shape[-1] <= LIMIT:
             return super().sample(shape, generator)
-        return self.H(self.V.sample(shape, generator)) + self.R.sample(shape, generator)
+        x, eta = (draw(C, self.batch_shape, shape, generator) for C in (self.V, self.R))
+        return self.H(x) + eta
 
     def __repr__(self) -> str:
         return f"{self.H!r} @ {self.V!r} @ {self.H!r}.T + {self.R!r}"

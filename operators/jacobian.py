@@ -181,7 +181,9 @@ class Tape:
     def push(self, v: Tensor) -> Tensor:
         r"""Computes :math:`J v`, with :math:`v` of the shape of the point."""
         if self.mode == "forward-mode":
-            with warnings.catch_warnings():  # torch scripts functions when forward mode is first used
+            with (
+                warnings.catch_warnings()
+            ):  # torch scripts functions when forward mode is first used
                 warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
                 point = self.point if self.create_graph else self.point.detach()
                 result: Tensor = torch.func.jvp(self.function, (point,), (v,))[1]

@@ -4,7 +4,8 @@ precision.
 Products run in the type of :math:`b`; all arithmetic on their results in double precision, which
 costs little, as the products cost much more, and keeps recurrences from stagnating before the
 products themselves do. A residual found by recurrence is the true one up to the rounding of
-products. Where it comes near that rounding it is computed anew (see ``verify``).
+products, which grows with :math:`\|S\| \|u\| / \|b\|`. Where it comes near that rounding it is
+computed anew (see ``verify``).
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class System:
         self.nonzero = size > 0
         self.size = torch.where(self.nonzero, size, 1.0)
         self.tolerance = max(rtol, 8 * self.eps) if rtol else 0.0
+        self.gain = torch.zeros_like(size)
         self.lifts = isinstance(S, InnovationCovariance)
         self.lifted_event = S.H.in_shape if isinstance(S, InnovationCovariance) else Size()
 
@@ -79,10 +81,16 @@ class System:
     def product(self, u: Tensor) -> tuple[Tensor, Tensor | None]:
         """The products S u, and V H^T u where S is an innovation covariance."""
         field = self.field(u)
+        lifted = None
         if isinstance(self.S, InnovationCovariance):
             _, lifted = self.S.half(field)
-            return self.flatten(self.S.complete(field, lifted)), lifted
-        return self.flatten(self.S.forward(field)), None
+            product = self.flatten(self.S.complete(field, lifted))
+        else:
+            product = self.flatten(self.S.forward(field))
+        with torch.no_grad():  # a lower bound of the norm of S
+            gain = norm(product) / norm(u).clamp_min(torch.finfo(u.dtype).tiny)
+            self.gain = torch.fmax(self.gain, gain)
+        return product, lifted
 
     def precondition(self, r: Tensor) -> Tensor:
         """An approximation of S^-1 r."""
@@ -102,7 +110,10 @@ class System:
 
     def verified(self, x: Tensor, residual: Tensor) -> Tensor:
         """Residuals, computed anew if some are so small that rounding may hide in them."""
-        if bool((residual[self.nonzero] < 1e3 * self.eps).any()):
+        with torch.no_grad():
+            rounding = 1e3 * self.eps * (1 + self.gain * norm(x) / self.size)
+            doubtful = self.nonzero & (residual < rounding)
+        if bool(doubtful.any()):
             return self.relative(self.b - self.product(x)[0])
         return residual
 

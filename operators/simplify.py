@@ -49,11 +49,7 @@ def merge_product(left: Operator, right: Operator) -> Operator | None:
             return gather
         if isinstance(left, WeightedGather):
             return WeightedGather(inner[left.indices], left.weights, right.in_shape)
-    if (
-        isinstance(left, Mask)
-        and getattr(right, "operator", None) is left
-        and right.out_shape == left.in_shape
-    ):
+    if isinstance(left, Mask) and right.T is left:
         return Identity(left.out_shape, dtype=left._own_dtype(), device=left.device)
     return merge_blocks(left, right)
 

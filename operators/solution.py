@@ -84,7 +84,7 @@ def report(
     )
     if on_failure == "raise":
         raise ConvergenceWarning(message)
-    warnings.warn(message, ConvergenceWarning, stacklevel=4)
+    warnings.warn(message, ConvergenceWarning, stacklevel=3)
     return solution
 
 

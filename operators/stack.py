@@ -8,6 +8,7 @@ import torch
 from torch import Size, Tensor
 
 from .base import Operator
+from .dense import draw
 from .shapes import broadcast, flatten, unflatten
 
 __all__ = ["BlockDiagonal", "Stack"]
@@ -113,7 +114,8 @@ class BlockDiagonal(Operator):
     def sample(
         self, shape: Sequence[int] = (), generator: torch.Generator | None = None
     ) -> Tensor:
-        return join([block.sample(shape, generator) for block in self.blocks], self._shapes()[0])
+        parts = [draw(block, self.batch_shape, shape, generator) for block in self.blocks]
+        return join(parts, self._shapes()[0])
 
     def logdet(self) -> Tensor:
         return sum((block.logdet() for block in self.blocks[1:]), self.blocks[0].logdet())

@@ -1,4 +1,57 @@
-"""Priors, guidance and integrators."""
+r"""Priors, guidance and integrators: posterior sampling with diffusion priors.
+
+A :class:`Denoiser` gives :math:`\mathbb{E}[x \mid x_t]`. Guidance, as :class:`MMPS`, takes one and
+gives that of the posterior, :math:`\mathbb{E}[x \mid x_t, y]`. An integrator, as :class:`DDIM`,
+samples from either.
+
+Example:
+    >>> import torch
+    >>> from appa_prob.operators import Isotropic, Mask
+    >>> prior = GaussianDenoiser(torch.zeros(2), Isotropic(1.0, 2), VESchedule(0.01, 100.0))
+    >>> y = GaussianLikelihood(Mask(torch.tensor([True, False])), torch.tensor([1.0]), 0.01)
+    >>> sampler, posterior = DDIM(64, eta=1.0), MMPS(prior, y)
+    >>> sampler(posterior, sampler.noise(posterior, (16,))).shape
+    torch.Size([16, 2])
+"""
 
 if __name__ != "appa_prob.samplers":
     raise ImportError("Import this package as `appa_prob.samplers`.")
+
+from .ddim import DDIM, DDPM
+from .denoiser import Denoiser
+from .dps import DPS
+from .gaussian import ConditionalCovariance, Gaussian
+from .gaussian_denoiser import GaussianDenoiser
+from .guidance import Guidance
+from .integrator import Integrator, State
+from .likelihood import GaussianLikelihood, Likelihood
+from .loss import denoising_loss
+from .mmps import MMPS
+from .preconditioned import PreconditionedDenoiser
+from .predictor_corrector import PredictorCorrector
+from .schedule import RectifiedSchedule, Schedule, VESchedule, VPSchedule
+from .windowed import WindowedDenoiser
+
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "DPS",
+    "MMPS",
+    "ConditionalCovariance",
+    "Denoiser",
+    "Gaussian",
+    "GaussianDenoiser",
+    "GaussianLikelihood",
+    "Guidance",
+    "Integrator",
+    "Likelihood",
+    "PreconditionedDenoiser",
+    "PredictorCorrector",
+    "RectifiedSchedule",
+    "Schedule",
+    "State",
+    "VESchedule",
+    "VPSchedule",
+    "WindowedDenoiser",
+    "denoising_loss",
+]

@@ -1,4 +1,4 @@
-"""Every operator keeps the promises of :func:`check_operator`, against a matrix made without it."""
+"""Every operator keeps the promises of `check_operator`, against a matrix made without it."""
 
 from collections.abc import Callable
 
@@ -130,7 +130,9 @@ def gather(g: torch.Generator) -> Case:
 def weighted_gather(g: torch.Generator) -> Case:
     indices = torch.randint(12, (5, 3), generator=g, device=g.device)
     weights = noise(g, 5, 3)
-    return WeightedGather(indices, weights, (3, 4)), (weights[..., None] * eye(g, 12)[indices]).sum(1)
+    return WeightedGather(indices, weights, (3, 4)), (
+        weights[..., None] * eye(g, 12)[indices]
+    ).sum(1)
 
 
 @case
@@ -163,7 +165,9 @@ def weighted_coarsen(g: torch.Generator) -> Case:
 @case
 def stack(g: torch.Generator) -> Case:
     m, d = mask(g, 2, 3), noise(g, 2, 3)
-    return Stack([Mask(m), Diagonal(d)]), torch.cat((eye(g, 6)[m.reshape(-1)], torch.diag(d.reshape(-1))))
+    return Stack([Mask(m), Diagonal(d)]), torch.cat(
+        (eye(g, 6)[m.reshape(-1)], torch.diag(d.reshape(-1)))
+    )
 
 
 @case
@@ -276,7 +280,9 @@ def test_graphs_stay(name: str, generator: torch.Generator) -> None:
     operator, _ = CASES[name](generator)
     with pytest.raises(TypeError, match="linearize again"):
         (2.0 * operator.T @ operator).to(torch.float32)
-    assert operator.to(torch.float64)(torch.zeros(operator.in_shape).double()).dtype == torch.float64
+    assert (
+        operator.to(torch.float64)(torch.zeros(operator.in_shape).double()).dtype == torch.float64
+    )
 
 
 def test_check_operator_finds_a_wrong_adjoint(generator: torch.Generator) -> None:

@@ -1,0 +1,142 @@
+r"""The exact denoiser of a Gaussian prior."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from appa_prob.operators import Dense, Diagonal, Eigenbasis, Identity, Operator, Scaling
+
+from .denoiser import Denoiser
+from .gaussian import Gaussian
+from .schedule import Schedule
+
+__all__ = ["GaussianDenoiser", "diagonalise"]
+
+
+class GaussianDenoiser(Denoiser):
+    r"""The denoiser of the prior :math:`x \sim \mathcal{N}(\mu, \Sigma)`.
+
+    .. math:: \mathbb{E}[x \mid x_t] = \mu + \alpha_t \Sigma
+        (\alpha_t^2 \Sigma + \sigma_t^2 I)^{-1} (x_t - \alpha_t \mu) \qquad
+        \mathbb{V}[x \mid x_t] = \sigma_t^2 \Sigma (\alpha_t^2 \Sigma + \sigma_t^2 I)^{-1}
+
+    The covariance is diagonalised once, :math:`\Sigma = Q \Lambda Q^T`, by its structure if it is
+    isotropic, diagonal or an :class:`~appa_prob.operators.Eigenbasis`, else densely.
+
+    Arguments:
+        mean: The mean :math:`\mu`, with shape :math:`(event)`.
+        covariance: The covariance :math:`\Sigma`, not batched.
+        schedule: The schedule.
+
+    Raises:
+        ValueError: If shapes don't fit, or if the covariance is not positive semi-definite.
+
+    Example:
+        >>> from appa_prob.operators import Isotropic
+        >>> from appa_prob.samplers import VESchedule
+        >>> d = GaussianDenoiser(torch.ones(2), Isotropic(1.0, 2), VESchedule(0.1, 10.0))
+        >>> d(torch.tensor([3.0, 1.0]), torch.tensor(0.5))
+        tensor([2., 1.])
+    """
+
+    mean: Tensor
+
+    def __init__(self, mean: Tensor, covariance: Operator, schedule: Schedule) -> None:
+        if covariance.in_shape != mean.shape or covariance.out_shape != mean.shape:
+            raise ValueError(
+                f"expected a covariance of events of shape {tuple(mean.shape)}, that of the mean, "
+                f"got {covariance!r}"
+            )
+        super().__init__(mean.shape, schedule)
+        self.register_buffer("mean", mean)
+        self.covariance = covariance
+        self.spectrum = diagonalise(covariance)
+
+    def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
+        self.check(x_t, t)
+        alpha, _ = self.scales(t)
+        return self.mean + self._gain(t, alpha_power=1)(x_t - alpha * self.mean)
+
+    def posterior(self, x_t: Tensor, t: Tensor) -> Gaussian:
+        return Gaussian(self(x_t, t), self._gain(t, alpha_power=0))
+
+    def moments(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Two variances in the units of :math:`x_t / \alpha_t`, averaged over all directions.
+
+        .. math:: \frac{1}{n} \mathrm{tr} \, \mathbb{V}[x \mid x_t] \qquad
+            \frac{1}{n} \mathrm{tr} \, \mathbb{V} \!
+            \left[ \frac{x_t}{\alpha_t} - \mathbb{E}[x \mid x_t] \right]
+
+        Arguments:
+            t: The time, with shape :math:`(*)`.
+
+        Returns:
+            The variances, with shape :math:`(*)`.
+        """
+        alpha, sigma = self.schedule(t)
+        noise = (sigma / alpha).square()
+        spectrum, coefficients = self.spectrum, self.spectrum.basis.in_shape
+        values, share = spectrum.eigenvalues, spectrum.remaining / self.event_shape.numel()
+        wide = noise.reshape(*noise.shape, *(1,) * len(coefficients))
+        axes = tuple(range(-len(coefficients), 0))
+        clean = (values * wide / (values + wide)).mean(axes) * (1 - share)
+        noisy = (wide.square() / (values + wide)).mean(axes) * (1 - share)
+        if spectrum.remaining:
+            clean = clean + share * spectrum.rest * noise / (spectrum.rest + noise)
+            noisy = noisy + share * noise.square() / (spectrum.rest + noise)
+        return clean, noisy
+
+    def _gain(self, t: Tensor, alpha_power: int) -> Eigenbasis:
+        """The gain of the mean (power 1) or the covariance that is left (power 0)."""
+        alpha, sigma = self.schedule(t)
+        scale = alpha if alpha_power else sigma.square()
+        values, rest = self.spectrum.eigenvalues, self.spectrum.rest
+        axes = (1,) * len(self.spectrum.basis.in_shape)
+        a, s, c = (k.reshape(*k.shape, *axes) for k in (alpha, sigma, scale))
+        inner = c * values / (a.square() * values + s.square())
+        outer = scale * rest / (alpha.square() * rest + sigma.square())
+        return Eigenbasis(self.spectrum.basis, inner, outer)
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
+        moved = super()._apply(fn, recurse)
+        self.covariance = self.covariance.to(self.mean)
+        self.spectrum = self.spectrum.to(self.mean)
+        return moved
+
+
+def diagonalise(covariance: Operator) -> Eigenbasis:
+    r"""The covariance in its own basis, by structure where structure allows it.
+
+    Arguments:
+        covariance: A covariance, not batched.
+
+    Raises:
+        ValueError: If it is batched, not symmetric, not positive semi-definite, or too large to
+            be diagonalised densely.
+
+    Example:
+        >>> diagonalise(Diagonal(torch.tensor([1.0, 2.0]))).eigenvalues
+        tensor([1., 2.])
+    """
+    if covariance.batch_shape:
+        raise ValueError(f"expected one covariance, got a batch {tuple(covariance.batch_shape)}")
+    if isinstance(covariance, Eigenbasis):
+        return covariance
+    shape = covariance.in_shape
+    identity = Identity(shape, dtype=covariance.dtype, device=covariance.device)
+    if isinstance(covariance, Identity | Scaling | Diagonal):
+        return Eigenbasis(identity, covariance.diagonal().reshape(shape))
+    dense = covariance.to_dense()
+    scale = dense.abs().max()
+    tolerance = 1e3 * torch.finfo(dense.dtype).eps * scale
+    if not bool((dense - dense.mT).abs().max() <= tolerance):
+        raise ValueError(f"expected a symmetric covariance, got {covariance!r}, which is not")
+    values, vectors = torch.linalg.eigh(dense)
+    if not bool(values.min() >= -tolerance * len(values)):
+        raise ValueError(
+            f"expected a positive semi-definite covariance, got {covariance!r} with an eigenvalue "
+            f"of {float(values.min()):.2e}; add a small multiple of Identity if it is rounding"
+        )
+    basis = Dense(vectors, in_shape=(len(values),), out_shape=shape)
+    return Eigenbasis(basis, values.clamp_min(0.0))

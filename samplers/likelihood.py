@@ -1,0 +1,138 @@
+r"""Likelihoods: what observations say about a state."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+from torch import Size, Tensor
+
+from appa_prob.operators import Diagonal, Isotropic, Map, Operator
+
+__all__ = ["GaussianLikelihood", "Likelihood"]
+
+
+class Likelihood(Protocol):
+    r"""What guidance asks of a likelihood :math:`p(y \mid x)`, with :math:`y` fixed."""
+
+    y: Tensor
+
+    @property
+    def in_shape(self) -> Size:
+        r"""The shape of a state."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        r"""Computes :math:`\log p(y \mid x)`.
+
+        Arguments:
+            x: The state, with shape :math:`(*, in)`.
+
+        Returns:
+            The logarithms, with shape :math:`(*)`.
+        """
+
+    def linearize(self, x: Tensor) -> tuple[Tensor, Operator, Operator]:
+        r"""The Gaussian likelihood that is the nearest at :math:`x`.
+
+        Arguments:
+            x: The state, with shape :math:`(*, in)`.
+
+        Returns:
+            The residual :math:`y - h(x)`, the Jacobian :math:`H` of :math:`h`, and the covariance
+            :math:`R` of the errors.
+        """
+
+    def to(self, *args: Any, **kwargs: Any) -> Likelihood:
+        r"""Moves to a device or a floating type, as :meth:`torch.Tensor.to`."""
+
+
+class GaussianLikelihood:
+    r"""The likelihood :math:`p(y \mid x) = \mathcal{N}(y \mid h(x), R)`.
+
+    Arguments:
+        map: The map :math:`h`, linear or not.
+        y: The observation, with the output shape of the map, or a batch of them.
+        covariance: The covariance :math:`R`: an operator on observations, or variances (not
+            standard deviations), a number or a tensor with the output shape.
+
+    Raises:
+        ValueError: If shapes don't fit, :math:`y` holds values that are not finite, or a variance
+            is not positive.
+
+    Example:
+        >>> from appa_prob.operators import Mask
+        >>> A = Mask(torch.tensor([True, False]))
+        >>> likelihood = GaussianLikelihood(A, torch.tensor([1.0]), 0.25)
+        >>> likelihood.log_prob(torch.zeros(2)).exp()
+        tensor(0.1080)
+    """
+
+    def __init__(self, map: Map, y: Tensor, covariance: Operator | Tensor | float) -> None:
+        shape = map.out_shape
+        if y.shape[y.ndim - len(shape) :] != shape or y.ndim < len(shape):
+            raise ValueError(
+                f"expected an observation y of shape (*, {_axes(shape)}), the "
+                f"outputs of {map!r}, got {tuple(y.shape)}"
+            )
+        if not bool(torch.isfinite(y).all()):
+            raise ValueError(
+                f"expected finite observations, got {int((~torch.isfinite(y)).sum())} of "
+                f"{y.numel()} that are not; leave them out by a Mask or Gather in front of the map"
+            )
+        if not isinstance(covariance, Operator):
+            covariance = _covariance(covariance, y, shape)
+        if not covariance.in_shape == covariance.out_shape == shape:
+            raise ValueError(
+                f"expected a covariance of observations of shape {tuple(shape)}, got "
+                f"{covariance!r}"
+            )
+        self.map, self.y, self.covariance = map, y, covariance
+
+    @property
+    def in_shape(self) -> Size:
+        r"""The shape of a state."""
+        return self.map.in_shape
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        r"""Computes :math:`\log \mathcal{N}(y \mid h(x), R)`, with the batch shape of :math:`x`."""
+        residual = self.y - self.map(x)
+        axes = tuple(range(-len(self.map.out_shape), 0))
+        square = residual * self.covariance.solve(residual)
+        square = square.sum(axes) if axes else square
+        size = self.map.out_shape.numel()
+        return -0.5 * (square + self.covariance.logdet() + size * math.log(2 * math.pi))
+
+    def linearize(self, x: Tensor) -> tuple[Tensor, Operator, Operator]:
+        r"""The residual, the Jacobian of the map and the covariance of the errors at :math:`x`."""
+        value, H = self.map.linearize(x)
+        return self.y - value, H, self.covariance
+
+    def to(self, *args: Any, **kwargs: Any) -> GaussianLikelihood:
+        r"""Moves to a device or a floating type, as :meth:`torch.Tensor.to`."""
+        return GaussianLikelihood(
+            self.map.to(*args, **kwargs),
+            self.y.to(*args, **kwargs),
+            self.covariance.to(*args, **kwargs),
+        )
+
+
+def _axes(shape: Size) -> str:
+    return ", ".join(str(n) for n in shape)
+
+
+def _covariance(variance: Tensor | float, y: Tensor, shape: Size) -> Operator:
+    variance = torch.as_tensor(variance, dtype=y.dtype, device=y.device)
+    if not bool((variance > 0).all() and torch.isfinite(variance).all()):
+        raise ValueError(
+            "expected variances of errors > 0, got some that are not, or not finite; an exact "
+            "observation has a small variance, an absent one is left out"
+        )
+    if variance.ndim == 0:
+        return Isotropic(variance, shape)
+    if variance.shape != shape:
+        raise ValueError(
+            f"expected variances of shape () or {tuple(shape)}, got {tuple(variance.shape)}; "
+            "other covariances are given as operators"
+        )
+    return Diagonal(variance)

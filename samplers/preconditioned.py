@@ -1,0 +1,90 @@
+r"""Networks as denoisers, preconditioned by the Gaussian prior nearest to the data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Size, Tensor, nn
+
+from appa_prob.operators import Isotropic
+
+from .denoiser import Denoiser, over
+from .gaussian_denoiser import GaussianDenoiser
+from .schedule import Schedule
+
+__all__ = ["PreconditionedDenoiser"]
+
+
+class PreconditionedDenoiser(Denoiser):
+    r"""A network that corrects the denoiser of a Gaussian prior.
+
+    .. math:: d(x_t, t) = g + c_\mathrm{out} \,
+        F_\theta \! \left( \frac{x - g}{r}, \, g, \, \tfrac{1}{4} \ln \sigma \right) \qquad
+        x = \frac{x_t}{\alpha_t} \quad \sigma = \frac{\sigma_t}{\alpha_t}
+
+    where :math:`g = \mathbb{E}[x \mid x_t]` under the prior :math:`\mathcal{N}(0, \Sigma)`, and
+    :math:`c_\mathrm{out}` and :math:`r` are the standard deviations that the error :math:`x_0 - g`
+    and the residual :math:`x - g` have under it. With :math:`\Sigma = s^2 I` this is the
+    preconditioning of Karras et al.: :math:`g = c_\mathrm{skip} \, x` and
+    :math:`(x - g) / r = c_\mathrm{in} \, x`, and the network is given the latter only. With the
+    covariance of the data the network is left with what is not Gaussian about them.
+
+    References:
+        | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
+        | https://arxiv.org/abs/2206.00364
+
+    Arguments:
+        network: The network :math:`F_\theta`, called on fields of shape :math:`(*, event)` (with
+            twice the channels, one after the other along axis `channels`, if the prior is given)
+            and :math:`c_\mathrm{noise}` of shape :math:`(*)`, with the context as keywords.
+        schedule: The schedule.
+        event_shape: The shape of a state.
+        prior: The Gaussian prior; by default isotropic, of variance `scale` squared.
+        scale: The standard deviation of the data, for the isotropic prior.
+        channels: The axis of the channels, from the end.
+
+    Example:
+        >>> from appa_prob.samplers import VESchedule
+        >>> d = PreconditionedDenoiser(lambda x, c: 0 * x, VESchedule(0.1, 10.0), (3,))
+        >>> d(torch.ones(3), torch.tensor(0.5))
+        tensor([0.5000, 0.5000, 0.5000])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        event_shape: tuple[int, ...] | Size,
+        *,
+        prior: GaussianDenoiser | None = None,
+        scale: float = 1.0,
+        channels: int = -3,
+    ) -> None:
+        super().__init__(event_shape, schedule)
+        self.network, self.channels, self.informed = network, channels, prior is not None
+        if prior is None:
+            covariance = Isotropic(torch.tensor(scale**2), self.event_shape)
+            prior = GaussianDenoiser(torch.zeros(self.event_shape), covariance, schedule)
+        if prior.event_shape != self.event_shape or prior.schedule != schedule:
+            raise ValueError(
+                f"expected a prior of events of shape {tuple(self.event_shape)} with the schedule "
+                f"{schedule}, got {tuple(prior.event_shape)} and {prior.schedule}"
+            )
+        self.prior = prior
+
+    def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
+        self.check(x_t, t)
+        with torch.autocast(x_t.device.type, enabled=False):
+            alpha, sigma = self.schedule(t)
+            g = self.prior(x_t, t)
+            error, residual = (
+                over(variance.sqrt(), self.event_shape) for variance in self.prior.moments(t)
+            )
+            rest = (x_t / over(alpha, self.event_shape) - g) / residual
+            c_noise = torch.log(sigma / alpha) / 4
+        field = torch.cat((rest, g), dim=self.channels) if self.informed else rest
+        correction: Tensor = self.network(field, c_noise, **context)
+        return g + error * correction.to(g.dtype)
+
+    def weight(self, t: Tensor) -> Tensor:
+        r"""The weight :math:`1 / c_\mathrm{out}^2` of the loss, with the shape of :math:`t`."""
+        return 1 / self.prior.moments(t)[0]

@@ -1,0 +1,186 @@
+"""Interpolation and block means on the globe."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from appa_prob.operators import Coarsen, Interpolate
+
+F64 = torch.float64
+LATITUDE = torch.tensor([-75.0, -40.0, -10.0, 20.0, 45.0, 80.0], dtype=F64)
+LONGITUDE = torch.arange(8, dtype=F64) * 45.0
+
+
+def points(n: int, south: float = -75.0, north: float = 80.0) -> tuple[Tensor, Tensor]:
+    """Random points between two latitudes, on any turn."""
+    phi = south + (north - south) * torch.rand(n, dtype=F64)
+    return phi, 1440 * torch.rand(n, dtype=F64) - 720
+
+
+def interpolate(phi: Tensor, lam: Tensor, latitude: Tensor = LATITUDE) -> Interpolate:
+    return Interpolate(latitude, LONGITUDE, phi, lam)
+
+
+def number(value: float) -> Tensor:
+    return torch.tensor([value], dtype=F64)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_exact_for_fields_linear_in_latitude(descending: bool) -> None:
+    latitude = LATITUDE.flip(0) if descending else LATITUDE
+    phi, lam = points(200)
+    field = (3 * latitude - 7)[:, None].expand(6, 8)
+    torch.testing.assert_close(interpolate(phi, lam, latitude)(field), 3 * phi - 7)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_exact_at_grid_points(descending: bool) -> None:
+    latitude = LATITUDE.flip(0) if descending else LATITUDE
+    phi = latitude.repeat_interleave(8)
+    lam = LONGITUDE.repeat(6)
+    field = torch.randn(3, 6, 8, dtype=F64)
+    torch.testing.assert_close(interpolate(phi, lam, latitude)(field), field.flatten(-2))
+    torch.testing.assert_close(interpolate(phi, lam - 360, latitude)(field), field.flatten(-2))
+
+
+def test_exact_for_fields_linear_between_columns() -> None:
+    phi, lam = points(200)
+    share = lam.remainder(45) / 45
+    left = (lam.remainder(360) / 45).floor().long()
+    values = torch.randn(8, dtype=F64)
+    expected = (1 - share) * values[left] + share * values[(left + 1) % 8]
+    torch.testing.assert_close(interpolate(phi, lam)(values.expand(6, 8)), expected)
+
+
+def test_periodic_across_the_date_line() -> None:
+    field = torch.randn(6, 8, dtype=F64)
+    phi, lam = points(50)
+    expected = interpolate(phi, lam)(field)
+    for turns in (-2, -1, 1, 3):
+        torch.testing.assert_close(interpolate(phi, lam + 360 * turns)(field), expected)
+    seam = interpolate(number(20.0), number(337.5))(field)
+    torch.testing.assert_close(seam, (field[3, 7:] + field[3, :1]) / 2)
+
+
+def test_grids_may_start_anywhere() -> None:
+    field = torch.randn(6, 8, dtype=F64)
+    phi, lam = points(50)
+    shifted = Interpolate(LATITUDE, LONGITUDE - 180, phi, lam)
+    torch.testing.assert_close(shifted(field.roll(4, -1)), interpolate(phi, lam)(field))
+
+
+def test_beyond_the_last_row_the_second_row_lies_across_the_pole() -> None:
+    field = torch.randn(6, 8, dtype=F64)
+    at_pole = interpolate(number(90.0), number(90.0))(field)
+    torch.testing.assert_close(at_pole[0], (field[5, 2] + field[5, 6]) / 2)
+    near = interpolate(number(-80.0), number(45.0))(field)
+    torch.testing.assert_close(near[0], (25 * field[0, 1] + 5 * field[0, 5]) / 30)
+    lam = points(20)[1]
+    torch.testing.assert_close(
+        interpolate(torch.full_like(lam, 90.0), lam)(field),
+        interpolate(torch.full_like(lam, 90.0), lam + 180)(field),
+    )
+
+
+def test_rows_at_the_poles_are_taken_as_they_are() -> None:
+    latitude = torch.tensor([90.0, 0.0, -90.0], dtype=F64)
+    field = torch.randn(3, 8, dtype=F64)
+    phi, lam = torch.tensor([90.0, 45.0, -90.0], dtype=F64), torch.full((3,), 90.0, dtype=F64)
+    expected = torch.stack((field[0, 2], (field[0, 2] + field[1, 2]) / 2, field[2, 2]))
+    torch.testing.assert_close(interpolate(phi, lam, latitude)(field), expected)
+
+
+def test_weights_are_shares() -> None:
+    weights = interpolate(*points(500, -90.0, 90.0)).weights
+    assert bool((weights >= 0).all())
+    torch.testing.assert_close(weights.sum(-1), torch.ones(500, dtype=F64))
+
+
+def test_leading_axes_are_interpolated_alike() -> None:
+    phi, lam = points(7)
+    field = torch.randn(2, 3, 6, 8, dtype=F64)
+    A = Interpolate(LATITUDE, LONGITUDE, phi, lam, leading=3)
+    torch.testing.assert_close(A(field), interpolate(phi, lam)(field))
+    assert A(field).shape == (2, 3, 7)
+
+
+@pytest.mark.parametrize(
+    ("phi", "lam"),
+    [(90.5, 0.0), (-91.0, 0.0), (math.nan, 0.0), (0.0, math.nan), (0.0, math.inf)],
+)
+def test_wrong_points_are_refused(phi: float, lam: float) -> None:
+    with pytest.raises(ValueError, match=r"latitudes in \[-90, 90\] and finite longitudes"):
+        interpolate(number(phi), number(lam))
+
+
+@pytest.mark.parametrize(
+    ("latitude", "longitude", "message"),
+    [
+        ([0.0, 10.0, 5.0], [0.0, 120.0, 240.0], "always increase or always decrease"),
+        ([0.0, 100.0], [0.0, 120.0, 240.0], r"in \[-90, 90\]"),
+        ([0.0, math.nan], [0.0, 120.0, 240.0], r"in \[-90, 90\]"),
+        ([0.0, 10.0], [0.0, 10.0, 20.0], "around the globe"),
+        ([0.0, 10.0], [0.0, 120.0, 240.0, 360.0], "repeated meridian"),
+        ([0.0, 10.0], [0.0, math.nan, 240.0], "around the globe"),
+        ([0.0], [0.0, 120.0, 240.0], "two or more"),
+    ],
+)
+def test_wrong_grids_are_refused(
+    latitude: list[float], longitude: list[float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Interpolate(torch.tensor(latitude), torch.tensor(longitude), number(0.0), number(0.0))
+
+
+def test_points_that_do_not_match_in_number_are_refused() -> None:
+    with pytest.raises(ValueError, match="n points"):
+        interpolate(torch.zeros(2, dtype=F64), torch.zeros(3, dtype=F64))
+
+
+def test_coarse_cells_are_weighted_means() -> None:
+    weights = torch.rand(4, 6, dtype=F64) + 0.1
+    x = torch.randn(5, 4, 6, dtype=F64)
+    y = Coarsen((2, 3), (4, 6), weights)(x)
+    for i in range(2):
+        for j in range(2):
+            block = (..., slice(2 * i, 2 * i + 2), slice(3 * j, 3 * j + 3))
+            expected = (weights[block] * x[block]).sum((-2, -1)) / weights[block].sum()
+            torch.testing.assert_close(y[:, i, j], expected)
+
+
+def test_unweighted_cells_are_plain_means() -> None:
+    x = torch.randn(3, 4, 6, dtype=F64)
+    expected = torch.nn.functional.avg_pool2d(x, 2)
+    torch.testing.assert_close(Coarsen(2, (3, 4, 6))(x), expected)
+
+
+@pytest.mark.parametrize("rows_only", [False, True])
+def test_constant_fields_are_kept(rows_only: bool) -> None:
+    weights = torch.rand(4, 1 if rows_only else 6, dtype=F64) + 0.1
+    y = Coarsen(2, (4, 6), weights)(torch.full((4, 6), 7.0, dtype=F64))
+    torch.testing.assert_close(y, torch.full((2, 3), 7.0, dtype=F64))
+
+
+def test_elements_without_weight_do_not_count() -> None:
+    weights = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=F64)
+    y = Coarsen(2, (2, 2), weights)(torch.tensor([[3.0, 100.0], [100.0, 100.0]], dtype=F64))
+    assert float(y) == 3.0
+
+
+def test_factors_that_do_not_tile_are_refused() -> None:
+    with pytest.raises(ValueError, match="tile the last two axes"):
+        Coarsen(3, (4, 6))
+    with pytest.raises(ValueError, match="positive factors"):
+        Coarsen(0, (4, 6))
+    with pytest.raises(ValueError, match="two or more axes"):
+        Coarsen(2, (4,))
+
+
+def test_weights_that_make_no_means_are_refused() -> None:
+    for weights in (torch.zeros(4, 6), -torch.ones(4, 6), torch.full((4, 6), math.nan)):
+        with pytest.raises(ValueError, match="weights >= 0"):
+            Coarsen(2, (4, 6), weights)
+    with pytest.raises(ValueError, match="broadcastable"):
+        Coarsen(2, (4, 6), torch.ones(4))

@@ -1,0 +1,83 @@
+"""Long trajectories from windows."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from appa_prob.operators import Dense
+from appa_prob.samplers import DDIM, Denoiser, GaussianDenoiser, VESchedule, WindowedDenoiser
+from appa_prob.samplers.testing import affine_law
+from appa_prob.samplers.windowed import Overlap
+
+OVERLAPS: list[Overlap] = ["blend", "centre", "mean"]
+
+
+def process(length: int, correlation: float) -> GaussianDenoiser:
+    """The denoiser of a stationary autoregressive process with unit variance."""
+    lag = (torch.arange(length).unsqueeze(-1) - torch.arange(length)).abs().double()
+    V = Dense(correlation**lag, (length, 1), (length, 1), symmetric=True)
+    return GaussianDenoiser(torch.zeros(length, 1).double(), V, VESchedule(1e-2, 1e2))
+
+
+@pytest.mark.parametrize("overlap", OVERLAPS)
+def test_one_window_is_the_denoiser_itself(overlap: Overlap) -> None:
+    d = process(6, 0.8)
+    x_t, t = torch.randn(3, 6, 1).double(), torch.tensor([0.2, 0.5, 0.7]).double()
+    long = WindowedDenoiser(d, length=6, stride=2, overlap=overlap)
+    torch.testing.assert_close(long(x_t, t), d(x_t, t))
+
+
+@pytest.mark.parametrize("overlap", OVERLAPS)
+def test_independent_states_are_denoised_exactly(overlap: Overlap) -> None:
+    long = WindowedDenoiser(process(5, 0.0), length=17, stride=3, overlap=overlap)
+    x_t, t = torch.randn(2, 17, 1).double(), torch.tensor(0.5).double()
+    torch.testing.assert_close(long(x_t, t), process(17, 0.0)(x_t, t))
+
+
+def test_wider_windows_come_nearer_to_the_law_of_the_process() -> None:
+    exact = process(24, 0.7)
+    _, reference = affine_law(DDIM(64), exact)
+    errors = []
+    for window in (4, 8, 16):
+        long = WindowedDenoiser(process(window, 0.7), length=24, stride=window // 2)
+        _, found = affine_law(DDIM(64), long)
+        errors.append(float((found - reference).norm() / reference.norm()))
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.05, errors
+
+
+def test_no_seam_at_the_ends_of_windows() -> None:
+    long = WindowedDenoiser(process(12, 0.8), length=36, stride=3)
+    _, found = affine_law(DDIM(64), long)
+    _, reference = affine_law(DDIM(64), process(36, 0.8))
+    variance = found.diagonal() / reference.diagonal()
+    lag = found.diagonal(1) / reference.diagonal(1)
+    assert (variance - 1).abs().max() < 0.05, variance
+    assert (lag - 1).abs().max() < 0.05, lag
+
+
+def test_context_is_cut_as_states_are() -> None:
+    class Dated(Denoiser):
+        def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
+            return context["date"].expand(x_t.shape)
+
+    date = torch.arange(9.0).unsqueeze(-1)
+    long = WindowedDenoiser(
+        Dated((4, 1), VESchedule()), length=9, stride=3, context={"date": date}
+    )
+    torch.testing.assert_close(long(torch.zeros(2, 9, 1), torch.tensor(0.5)), date.expand(2, 9, 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"length": 3, "stride": 2}, "length of at least 4"),
+        ({"length": 8, "stride": 5}, "stride between 1 and 4"),
+        ({"length": 8, "stride": 0}, "stride between 1 and 4"),
+        ({"length": 8, "stride": 2, "overlap": "max"}, "overlap"),
+        ({"length": 8, "stride": 2, "context": {"date": torch.zeros(7, 2)}}, "expected date"),
+    ],
+)
+def test_bad_windows_are_refused(arguments, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=message):
+        WindowedDenoiser(process(4, 0.5), **arguments)
