@@ -54,7 +54,7 @@ from pydantic import ValidationError
 from .errors import UserError, unknown
 from .network import Network, SatelliteNetwork, StationNetwork
 
-__all__ = ["read_networks"]
+__all__ = ["parse_networks", "read_networks"]
 
 KINDS: dict[str, type[Network]] = {"stations": StationNetwork, "satellite": SatelliteNetwork}
 
@@ -88,12 +88,21 @@ def read_networks(path: str | Path) -> tuple[Network, ...]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from None
     try:
-        return _networks(content, path.parent)
+        return parse_networks(content, path.parent)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _networks(content: object, folder: Path) -> tuple[Network, ...]:
+def parse_networks(content: object, folder: Path) -> tuple[Network, ...]:
+    r"""The networks of a parsed declaration.
+
+    Arguments:
+        content: A mapping with the key `networks`.
+        folder: The folder that relative paths are relative to.
+
+    Raises:
+        UserError: As :func:`read_networks`.
+    """
     if not isinstance(content, dict) or not isinstance(content.get("networks"), list):
         raise UserError("expected `networks:` with a list of networks")
     for key in content:

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Size, Tensor
 
-from .base import Operator
+from .base import Operator, common_dtype
 from .dense import LIMIT, draw
 from .elementary import Diagonal, Identity, Scaling
 from .shapes import broadcast, over
@@ -365,24 +365,6 @@ def mirrored(a: Operator, b: Operator) -> bool:
     if isinstance(a, Scaled) and isinstance(b, Scaled):
         return a.scale is b.scale and mirrored(a.operator, b.operator)
     return a is b and a.symmetric
-
-
-def common_dtype(operators: tuple[Operator, ...]) -> torch.dtype | None:
-    r"""The floating type that operators share.
-
-    Arguments:
-        operators: The operators; those without floating tensors fit any type.
-
-    Raises:
-        TypeError: If two types meet.
-    """
-    found = {dtype for dtype in (op._own_dtype() for op in operators) if dtype is not None}
-    if len(found) > 1:
-        names = " and ".join(sorted(map(str, found)))
-        raise TypeError(
-            f"expected operators of one floating type, got {names}; convert one with .to(dtype)"
-        )
-    return found.pop() if found else None
 
 
 def enclosed(operator: Operator) -> str:

@@ -374,6 +374,24 @@ class Operator(Map, LinearOperator):
             self._device = device
 
 
+def common_dtype(operators: tuple[Operator, ...]) -> torch.dtype | None:
+    r"""The floating type that operators share.
+
+    Arguments:
+        operators: The operators; those without floating tensors fit any type.
+
+    Raises:
+        TypeError: If two types meet.
+    """
+    found = {dtype for dtype in (op._own_dtype() for op in operators) if dtype is not None}
+    if len(found) > 1:
+        names = " and ".join(sorted(map(str, found)))
+        raise TypeError(
+            f"expected operators of one floating type, got {names}; convert one with .to(dtype)"
+        )
+    return found.pop() if found else None
+
+
 def _scalar(value: Any) -> float | Tensor | None:
     """A number, or a tensor of one number per operator of a batch; None for anything else."""
     if isinstance(value, Number):

@@ -129,7 +129,8 @@ def root(operator: Operator, purpose: str) -> Tensor:
             f"{purpose} needs a positive semi-definite operator, but {operator!r} isn't one; add "
             "a multiple of Identity"
         )
-    return vectors * values.clamp_min(0.0).sqrt()[..., None, :]
+    root: Tensor = vectors * values.clamp_min(0.0).sqrt()[..., None, :]
+    return root
 
 
 def solve(operator: Operator, b: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .algebra import common_dtype
-from .base import Operator
+from .base import Operator, common_dtype
 from .dense import LIMIT, draw
 from .shapes import broadcast
 

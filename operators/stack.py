@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Size, Tensor
 
-from .base import Operator
+from .base import Operator, common_dtype
 from .dense import draw
 from .shapes import broadcast, flatten, unflatten
 
@@ -24,6 +24,7 @@ class Stack(Operator):
 
     Raises:
         ValueError: If there is no operator, or if the input shapes differ.
+        TypeError: If operators of two floating types meet.
 
     Example:
         >>> from appa_prob.operators import Identity, Mask
@@ -44,6 +45,7 @@ class Stack(Operator):
             self.blocks[0].in_shape,
             sum(block.out_shape.numel() for block in self.blocks),
             batch_shape=broadcast(*(block.batch_shape for block in self.blocks)),
+            dtype=common_dtype(self.blocks),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,6 +77,7 @@ class BlockDiagonal(Operator):
 
     Raises:
         ValueError: If there is no operator.
+        TypeError: If operators of two floating types meet.
 
     Example:
         >>> from appa_prob.operators import Isotropic
@@ -92,6 +95,7 @@ class BlockDiagonal(Operator):
             sum(block.out_shape.numel() for block in self.blocks),
             batch_shape=broadcast(*(block.batch_shape for block in self.blocks)),
             symmetric=all(block.symmetric for block in self.blocks),
+            dtype=common_dtype(self.blocks),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -34,9 +34,6 @@ def noise(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=F64)
 
 
-# -- random expressions
-
-
 def leaf(draw: st.DrawFn, rows: int, columns: int, batch: tuple[int, ...]) -> Case:
     """An elementary operator with its matrix, perhaps a batch of them."""
     square = ["identity", "scaling", "isotropic", "diagonal"] if rows == columns else []
@@ -131,9 +128,6 @@ def test_random_expressions_have_the_matrices_of_their_twins(case: Case) -> None
     ):
         torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10 * scale**2)
     assert not A.symmetric or torch.allclose(M, M.mT, rtol=1e-10, atol=1e-10 * scale)
-
-
-# -- simplification
 
 
 def test_identities_vanish_from_products() -> None:
@@ -247,5 +241,7 @@ def test_shapes_and_types_that_do_not_meet_are_refused() -> None:
         A + Dense(noise(3, 2))
     with pytest.raises(TypeError, match="one floating type"):
         A @ Dense(torch.ones(3, 3))
+    with pytest.raises(TypeError, match="one floating type"):
+        Stack([A, Identity(3, dtype=torch.float32)])
     with pytest.raises(ValueError, match="batches that broadcast"):
         Sum(Dense(noise(2, 3, 3)), Dense(noise(4, 3, 3)))

@@ -38,6 +38,11 @@ def case(make: Callable[[torch.Generator], Case]) -> Callable[[torch.Generator],
     return make
 
 
+def block_diag(*blocks: Tensor) -> Tensor:
+    matrix: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    return matrix
+
+
 def noise(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
 
@@ -143,22 +148,22 @@ def interpolate(g: torch.Generator) -> Case:
     lam = torch.tensor([0.0, 30.0, 350.0, -10.0, 700.0, 5.0], dtype=torch.float64, device=g.device)
     A = Interpolate(latitude, longitude, phi, lam)
     one = (A.weights[..., None] * eye(g, 20)[A.indices]).sum(1)
-    return Interpolate(latitude, longitude, phi, lam, leading=2), torch.block_diag(one, one)
+    return Interpolate(latitude, longitude, phi, lam, leading=2), block_diag(one, one)
 
 
 @case
 def coarsen(g: torch.Generator) -> Case:
-    rows = torch.block_diag(*[torch.full((1, 2), 0.5)] * 2).double().to(g.device)
-    columns = torch.block_diag(*[torch.full((1, 3), 1 / 3, dtype=torch.float64)] * 2).to(g.device)
+    rows = block_diag(*[torch.full((1, 2), 0.5)] * 2).double().to(g.device)
+    columns = block_diag(*[torch.full((1, 3), 1 / 3, dtype=torch.float64)] * 2).to(g.device)
     one = torch.kron(rows, columns)
     A = Coarsen((2, 3), (2, 4, 6))
-    return A.to(torch.float64), torch.block_diag(one, one)
+    return A.to(torch.float64), block_diag(one, one)
 
 
 @case
 def weighted_coarsen(g: torch.Generator) -> Case:
     w = noise(g, 4, 1).square() + 0.1
-    pairs = torch.block_diag(*(w.reshape(2, 1, 2) / w.reshape(2, 2).sum(-1)[:, None, None]))
+    pairs = block_diag(*(w.reshape(2, 1, 2) / w.reshape(2, 2).sum(-1)[:, None, None]))
     return Coarsen((2, 1), (4, 3), weights=w), torch.kron(pairs, eye(g, 3))
 
 
@@ -173,7 +178,7 @@ def stack(g: torch.Generator) -> Case:
 @case
 def block_diagonal(g: torch.Generator) -> Case:
     M, d = noise(g, 2, 3), noise(g, 2, 2)
-    return BlockDiagonal([Dense(M), Diagonal(d)]), torch.block_diag(M, torch.diag(d.reshape(-1)))
+    return BlockDiagonal([Dense(M), Diagonal(d)]), block_diag(M, torch.diag(d.reshape(-1)))
 
 
 @case

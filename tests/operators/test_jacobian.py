@@ -191,6 +191,13 @@ def test_fields_with_more_batch_axes_than_the_point() -> None:
     torch.testing.assert_close(J.adjoint(u), expected)
 
 
+def test_fields_with_a_batch_axis_between_those_of_the_point() -> None:
+    x = torch.randn(2, 1, 4, 3, dtype=F64)
+    J = Jacobian(lambda x: x.square().cumsum(-1), x, event_ndim=1)
+    v = torch.randn(2, 5, 4, 3, dtype=F64)
+    torch.testing.assert_close(J(v), (2 * x * v).cumsum(-1))
+
+
 def test_constant_and_linear_functions() -> None:
     J = Jacobian(lambda x: torch.ones(2, dtype=F64), torch.randn(3, dtype=F64))
     assert torch.equal(J.to_dense(), torch.zeros(2, 3, dtype=F64))

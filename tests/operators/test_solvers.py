@@ -32,7 +32,8 @@ def definite(n: int, *conditions: float) -> Tensor:
     Q = torch.linalg.qr(noise(len(conditions), n, n)).Q
     values = torch.stack([torch.logspace(0, c, n, dtype=F64) for c in conditions])
     M = (Q * values[:, None]) @ Q.mT
-    return (M + M.mT) / 2
+    symmetric: Tensor = (M + M.mT) / 2
+    return symmetric
 
 
 def solved(M: Tensor, b: Tensor) -> Tensor:
@@ -43,7 +44,8 @@ def solved(M: Tensor, b: Tensor) -> Tensor:
 def residuals(M: Tensor, u: Tensor, b: Tensor) -> Tensor:
     """The true relative residuals, in double precision."""
     r = b.double() - (M.double() @ u.double()[..., None])[..., 0]
-    return r.norm(dim=-1) / b.double().norm(dim=-1)
+    relative: Tensor = r.norm(dim=-1) / b.double().norm(dim=-1)
+    return relative
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)

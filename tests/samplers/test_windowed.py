@@ -52,8 +52,8 @@ def test_no_seam_at_the_ends_of_windows() -> None:
     _, reference = affine_law(DDIM(64), process(36, 0.8))
     variance = found.diagonal() / reference.diagonal()
     lag = found.diagonal(1) / reference.diagonal(1)
-    assert (variance - 1).abs().max() < 0.05, variance
-    assert (lag - 1).abs().max() < 0.05, lag
+    assert variance.max() < 1.05 * variance.min(), variance
+    assert lag.max() < 1.05 * lag.min(), lag
 
 
 def test_context_is_cut_as_states_are() -> None:
