@@ -30,6 +30,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Appa"]
 
+# What the CF conventions ask of coordinates, and standard names of common variables.
+ATTRIBUTES = {
+    "member": {"standard_name": "realization", "long_name": "ensemble member"},
+    "time": {"standard_name": "time", "axis": "T"},
+    "level": {"long_name": "level", "positive": "down", "axis": "Z"},
+    "latitude": {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"},
+    "longitude": {"standard_name": "longitude", "units": "degrees_east", "axis": "X"},
+    "temperature": {"standard_name": "air_temperature"},
+    "u_component_of_wind": {"standard_name": "eastward_wind"},
+    "v_component_of_wind": {"standard_name": "northward_wind"},
+    "specific_humidity": {"standard_name": "specific_humidity"},
+    "geopotential": {"standard_name": "geopotential"},
+    "surface_pressure": {"standard_name": "surface_air_pressure"},
+}
+
 
 @dataclass
 class Appa:
@@ -85,7 +100,9 @@ class Appa:
         self.error, self.variability = self.error.to(device), self.variability.to(device)
         return self
 
-    def trajectory_denoiser(self, times: NDArray[np.datetime64], stride: int | None = None) -> Denoiser:
+    def trajectory_denoiser(
+        self, times: NDArray[np.datetime64], stride: int | None = None
+    ) -> Denoiser:
         r"""The denoiser of trajectories at some times.
 
         Arguments:
@@ -96,14 +113,18 @@ class Appa:
             UserError: If the times are too few or not :attr:`step` apart.
         """
         if len(times) < self.window:
-            raise UserError(f"expected at least {self.window} states, the window of the model, got {len(times)}")
+            raise UserError(
+                f"expected at least {self.window} states, the window of the model, got {len(times)}"
+            )
         if not (np.diff(times) == self.step).all():
             hours = self.step / np.timedelta64(1, "h")
-            raise UserError(f"expected states every {hours:g} h, as the model was trained, got other steps")
+            raise UserError(
+                f"expected states every {hours:g} h, as the model was trained, got other steps"
+            )
         dates = date_features(times).to(self.error)
         stride = stride or self.window // 2
         return WindowedDenoiser(
-            self.denoiser, window=self.window, stride=stride, length=len(times), context={"date": dates}
+            self.denoiser, length=len(times), stride=stride, context={"date": dates}
         )
 
     def dataset(self, states: Tensor, times: NDArray[np.datetime64]) -> xr.Dataset:
@@ -113,7 +134,17 @@ class Appa:
             states: States in physical units, with shape :math:`(M, L, C, H, W)`.
             times: Their times, with shape :math:`(L)`.
         """
-        return self.catalogue.to_dataset(states.cpu().numpy(), times, self.grid)
+        coords = {
+            "member": np.arange(len(states)),
+            "time": times,
+            "latitude": self.grid.latitude,
+            "longitude": self.grid.longitude,
+        }
+        dataset = self.catalogue.to_dataset(states.cpu().numpy(), coords)
+        for name, attributes in ATTRIBUTES.items():
+            if name in dataset.variables:
+                dataset[name].attrs |= attributes
+        return dataset
 
     def save(self, folder: Path, *, overwrite: bool = False) -> None:
         r"""Writes `appa.json` and `weights.safetensors` (half precision where that loses nothing)."""
@@ -127,20 +158,26 @@ class Appa:
         scale = self.statistics.scale.reshape(-1, 1, 1)
         prior = self.denoiser.prior
         assert prior is not None and isinstance(prior.covariance, TrajectoryCovariance)
+        space = prior.covariance.basis.space
         half = {f"autoencoder.{k}": v for k, v in self.autoencoder.state_dict().items()}
         half |= {f"network.{k}": v for k, v in self.denoiser.network.state_dict().items()}
-        half |= {"prior.space": torch.view_as_real(prior.covariance.basis.space)}
-        half |= {"statistics.cycle": self.statistics.coefficients[1:] / scale}
-        half |= {"error": self.error, "variability": self.variability}
+        # The modes of the first and the last wavenumber are real.
+        half |= {"prior.space.real": space.real, "prior.space.imag": space.imag[1:-1]}
         full = {
             "prior.lags": torch.view_as_real(prior.covariance.lags),
             "statistics.mean": self.statistics.coefficients[0],
             "statistics.scale": self.statistics.scale,
         }
+        full |= _pack("statistics.cycle", self.statistics.coefficients[1:] / scale)
+        full |= _pack("error", self.error) | _pack("variability", self.variability)
         with replacing(Path(folder), overwrite=overwrite) as temporary:
             temporary.mkdir()
             (temporary / "appa.json").write_text(json.dumps(description, indent=1) + "\n")
-            save_tensors(temporary / "weights.safetensors", {k: v.half() for k, v in half.items()} | full, {})
+            save_tensors(
+                temporary / "weights.safetensors",
+                {k: v.half() for k, v in half.items()} | full,
+                {},
+            )
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: torch.device | str = "cpu") -> Appa:
@@ -157,31 +194,42 @@ class Appa:
         try:
             description = json.loads((folder / "appa.json").read_text())
         except (OSError, json.JSONDecodeError) as error:
-            raise UserError(f"{folder / 'appa.json'} can't be read ({error}): copy or make the model again") from None
+            raise UserError(
+                f"{folder / 'appa.json'} can't be read ({error}): copy or make the model again"
+            ) from None
         tensors, _ = load_tensors(folder / "weights.safetensors")
         try:
-            return cls._assemble(description, {k: v.float() for k, v in tensors.items()}).to(device)
+            return cls._assemble(description, {k: v.float() for k, v in tensors.items()}).to(
+                device
+            )
         except (KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{folder} does not hold a whole model ({reason}): copy or make it again") from None
+            raise UserError(
+                f"{folder} does not hold a whole model ({reason}): copy or make it again"
+            ) from None
 
     @classmethod
     def _assemble(cls, description: dict[str, Any], tensors: dict[str, Tensor]) -> Appa:
         provenance = description["provenance"]
         scale = tensors["statistics.scale"]
-        cycle = tensors["statistics.cycle"] * scale.reshape(-1, 1, 1)
+        cycle = _unpack("statistics.cycle", tensors) * scale.reshape(-1, 1, 1)
         statistics = Statistics(torch.cat((tensors["statistics.mean"].unsqueeze(0), cycle)), scale)
         grid = Grid(np.asarray(description["latitude"]), np.asarray(description["longitude"]))
 
         config = AutoencoderConfig.model_validate(provenance["autoencoder"])
         shape = (len(grid.latitude), len(grid.longitude))
-        autoencoder = Autoencoder(len(scale), shape, config.latent_channels, config.widths, config.blocks)
+        autoencoder = Autoencoder(
+            len(scale), shape, config.latent_channels, config.widths, config.blocks
+        )
         autoencoder.load_state_dict(_under("autoencoder", tensors))
 
-        space = _orthonormal(torch.view_as_complex(tensors["prior.space"].contiguous()))
+        imaginary = torch.nn.functional.pad(tensors["prior.space.imag"], (0, 0, 0, 0, 1, 1))
+        space = _orthonormal(torch.complex(tensors["prior.space.real"], imaginary))
         lags = torch.view_as_complex(tensors["prior.lags"].contiguous())
         covariance = TrajectoryCovariance(space, lags, autoencoder.latent_shape)
-        denoiser = build_denoiser(DenoiserConfig.model_validate(provenance["denoiser"]), covariance)
+        denoiser = build_denoiser(
+            DenoiserConfig.model_validate(provenance["denoiser"]), covariance
+        )
         denoiser.network.load_state_dict(_under("network", tensors))
         return cls(
             catalogue=Catalogue(tuple(Channel(*channel) for channel in description["channels"])),
@@ -189,8 +237,8 @@ class Appa:
             statistics=statistics,
             autoencoder=autoencoder.eval().requires_grad_(False),
             denoiser=denoiser.eval().requires_grad_(False),
-            error=tensors["error"],
-            variability=tensors["variability"],
+            error=_unpack("error", tensors),
+            variability=_unpack("variability", tensors),
             step=np.timedelta64(round(description["step_hours"] * 60), "m"),
             provenance=provenance,
         )
@@ -202,11 +250,25 @@ def _find(name: str | Path) -> Path:
         if (folder / "appa.json").is_file():
             return folder
     models = sorted(entry.name for entry in Path(str(shipped)).glob("*/"))
-    raise UserError(f"there is no model {str(name)!r}: give a folder with appa.json, or one of {', '.join(models)}")
+    raise UserError(
+        f"there is no model {str(name)!r}: give a folder with appa.json, or one of {', '.join(models)}"
+    )
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")}
+    return {
+        k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")
+    }
+
+
+def _pack(name: str, x: Tensor) -> dict[str, Tensor]:
+    # Smooth fields, to 8 bits of the largest value of each.
+    scale = x.abs().amax((-2, -1), keepdim=True).clamp_min(1e-30) / 127
+    return {name: (x / scale).round().to(torch.int8), f"{name}.scale": scale}
+
+
+def _unpack(name: str, tensors: dict[str, Tensor]) -> Tensor:
+    return tensors[name] * tensors[f"{name}.scale"]
 
 
 def _orthonormal(modes: Tensor) -> Tensor:

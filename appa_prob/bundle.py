@@ -52,7 +52,9 @@ def bundle_model(denoiser: Path, output: Path, *, overwrite: bool = False) -> Ap
         variability=train.states.square().mean(0).sqrt(),
         step=np.diff(train.times[:2])[0],
         provenance={
-            "autoencoder": AutoencoderConfig.model_validate(trained["config"]).model_dump(mode="json"),
+            "autoencoder": AutoencoderConfig.model_validate(trained["config"]).model_dump(
+                mode="json"
+            ),
             "denoiser": config.model_dump(mode="json"),
         },
     )

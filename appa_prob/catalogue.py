@@ -2,7 +2,7 @@ r"""The channels of a state: its variables, by level, with their units."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from .errors import UserError, unknown
 
 if TYPE_CHECKING:
     import xarray as xr
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["Catalogue", "Channel"]
 
@@ -161,6 +162,65 @@ class Catalogue:
                 f"There are: {listed}"
             )
         return self.channels.index(channels[near])
+
+    def check(self, dataset: xr.Dataset) -> None:
+        r"""Checks that a dataset has all channels, in these units.
+
+        Arguments:
+            dataset: The dataset.
+
+        Raises:
+            UserError: If a variable or a level isn't there, or has other units.
+        """
+        found = Catalogue.from_dataset(dataset)
+        for channel in self.channels:
+            found.index(channel.variable, channel.level)
+            units = found.units(channel.variable)
+            if units != channel.units:
+                raise UserError(
+                    f"{channel.variable} is in {units}; expected {channel.units}: convert it"
+                )
+
+    def to_dataset(
+        self, fields: NDArray[np.floating], coords: Mapping[str, ArrayLike]
+    ) -> xr.Dataset:
+        r"""States as a dataset, one variable for all its levels.
+
+        Arguments:
+            fields: The states, with shape :math:`(*, C, H, W)`.
+            coords: The coordinates of the leading axes, in their order, then `latitude` and
+                `longitude`.
+
+        Raises:
+            ValueError: If variables have different levels, or shapes don't fit.
+        """
+        import xarray as xr
+
+        levels = {self.levels(variable) for variable in self.variables} - {()}
+        if len(levels) > 1:
+            raise ValueError(
+                f"expected the same levels for all variables that have any, got {sorted(levels)}"
+            )
+        sizes = {name: len(np.asarray(values)) for name, values in coords.items()}
+        shape = (*list(sizes.values())[:-2], len(self.channels), *list(sizes.values())[-2:])
+        if fields.shape != shape:
+            raise ValueError(f"expected fields of shape {shape}, got {fields.shape}")
+        arrays = {}
+        for variable in self.variables:
+            own = self.levels(variable)
+            first = self.index(variable, own[0] if own else None)
+            values = fields[..., first : first + max(len(own), 1), :, :]
+            dims = list(coords)
+            if own:
+                dims.insert(-2, "level")
+            else:
+                values = values[..., 0, :, :]
+            attributes = {"units": self.units(variable)}
+            arrays[variable] = (dims, np.ascontiguousarray(values), attributes)
+        named = {name: (name, np.asarray(values)) for name, values in coords.items()}
+        if levels:
+            named["level"] = ("level", np.asarray(levels.pop()))
+        return xr.Dataset(arrays, named)
 
     def _channels(self, variable: str) -> list[Channel]:
         channels = [c for c in self.channels if c.variable == variable]

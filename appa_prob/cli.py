@@ -41,14 +41,20 @@ train = typer.Typer(help="Train the parts of an Appa model.", no_args_is_help=Tr
 app.add_typer(train, name="train")
 
 Config = Annotated[Path, typer.Argument(help="A YAML file.", metavar="CONFIG")]
-Folder = Annotated[Path, typer.Option("--output", "-o", help="The folder for checkpoints, curves and results.")]
+Folder = Annotated[
+    Path, typer.Option("--output", "-o", help="The folder for checkpoints, curves and results.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar.")]
-Threads = Annotated[int | None, typer.Option(help="The number of CPU threads; by default all cores.")]
+Threads = Annotated[
+    int | None, typer.Option(help="The number of CPU threads; by default all cores.")
+]
 T = TypeVar("T", bound=BaseModel)
 
 
 @train.command("autoencoder")
-def train_autoencoder(config: Config, output: Folder, quiet: Quiet = False, threads: Threads = None) -> None:
+def train_autoencoder(
+    config: Config, output: Folder, quiet: Quiet = False, threads: Threads = None
+) -> None:
     """Train an autoencoder; goes on from the last checkpoint if there is one."""
     from .train_autoencoder import AutoencoderConfig, train_autoencoder
 
@@ -57,7 +63,9 @@ def train_autoencoder(config: Config, output: Folder, quiet: Quiet = False, thre
 
 
 @train.command("denoiser")
-def train_denoiser(config: Config, output: Folder, quiet: Quiet = False, threads: Threads = None) -> None:
+def train_denoiser(
+    config: Config, output: Folder, quiet: Quiet = False, threads: Threads = None
+) -> None:
     """Train a denoiser of latent trajectories; goes on from the last checkpoint if there is one."""
     from .train_denoiser import DenoiserConfig, train_denoiser
 
@@ -68,13 +76,43 @@ def train_denoiser(config: Config, output: Folder, quiet: Quiet = False, threads
 @train.command("bundle")
 def bundle(
     denoiser: Annotated[Path, typer.Argument(help="The folder of a trained denoiser.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the model to write.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder of the model to write.")
+    ],
     overwrite: Annotated[bool, typer.Option(help="Replace the model if it exists.")] = False,
 ) -> None:
     """Put an autoencoder, its statistics and a denoiser together as one model."""
     from .bundle import bundle_model
 
     bundle_model(denoiser, output, overwrite=overwrite)
+
+
+@train.command("eofs")
+def train_eofs(
+    config: Config,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
+    threads: Threads = None,
+) -> None:
+    """Take the EOFs of optimal interpolation, the baseline, from a dataset."""
+    from .baselines import EofConfig, train_eofs
+
+    _use(threads)
+    train_eofs(read_config(EofConfig, config), output, overwrite=overwrite)
+
+
+@app.command()
+def excerpt(
+    data: Annotated[Path, typer.Argument(help="The dataset.")],
+    start: Annotated[str, typer.Option(help="The first time.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The zarr store to write.")],
+    states: Annotated[int, typer.Option(min=1, help="The number of states.")] = 24,
+    overwrite: Annotated[bool, typer.Option(help="Replace the output if it exists.")] = False,
+) -> None:
+    """Write some states of a dataset to a small zarr store."""
+    from .excerpt import write_excerpt
+
+    write_excerpt(data, start, states, output, overwrite=overwrite)
 
 
 @app.command()
@@ -87,11 +125,15 @@ def reanalyse(
     threads: Threads = None,
 ) -> None:
     """Sample an ensemble reanalysis of the weather from sparse, noisy observations."""
-    from .reanalysis import ReanalysisConfig, run_reanalysis
+    from .experiment import ReanalysisConfig, run_reanalysis
 
     _use(threads)
     result = run_reanalysis(
-        read_config(ReanalysisConfig, config), output, seed=seed, overwrite=overwrite, progress=not quiet
+        read_config(ReanalysisConfig, config),
+        output,
+        seed=seed,
+        overwrite=overwrite,
+        progress=not quiet,
     )
     typer.echo(result.report)
 

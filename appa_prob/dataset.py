@@ -38,7 +38,9 @@ def open_dataset(path: str | Path) -> xr.Dataset:
         raise UserError(f"{path} can't be read as zarr or netCDF: {error}") from None
     missing = [name for name in ("time", "latitude", "longitude") if name not in dataset.coords]
     if missing:
-        raise UserError(f"{path} lacks the coordinates {', '.join(missing)}; it has {', '.join(map(str, dataset.coords))}")
+        raise UserError(
+            f"{path} lacks the coordinates {', '.join(missing)}; it has {', '.join(map(str, dataset.coords))}"
+        )
     return dataset
 
 
@@ -51,22 +53,27 @@ def select_period(dataset: xr.Dataset, start: str | None, stop: str | None) -> x
     selected = dataset.sel(time=slice(start, stop))
     if selected.sizes["time"] == 0:
         first, last = (np.datetime_as_string(dataset.time.values[i], unit="m") for i in (0, -1))
-        raise UserError(f"no state from {start} to {stop}: the dataset goes from {first} to {last}")
+        raise UserError(
+            f"no state from {start} to {stop}: the dataset goes from {first} to {last}"
+        )
     return selected
 
 
-def read_states(dataset: xr.Dataset, catalogue: Catalogue) -> tuple[Tensor, NDArray[np.datetime64]]:
+def read_states(
+    dataset: xr.Dataset, catalogue: Catalogue, *, allow_missing: bool = False
+) -> tuple[Tensor, NDArray[np.datetime64]]:
     r"""Reads states into memory, in the order of a catalogue.
 
     Arguments:
         dataset: The dataset.
         catalogue: The channels, that is, pairs of a variable and a level.
+        allow_missing: Whether values may be absent or infinite.
 
     Returns:
         The states in physical units, with shape :math:`(L, C, H, W)`, float32, and their times.
 
     Raises:
-        UserError: If a state holds values that are not finite.
+        UserError: If a state holds values that are not finite and may not.
     """
     shape = [dataset.sizes[name] for name in ("time", "latitude", "longitude")]
     states = torch.empty(shape[0], len(catalogue.channels), *shape[1:])
@@ -79,7 +86,7 @@ def read_states(dataset: xr.Dataset, catalogue: Catalogue) -> tuple[Tensor, NDAr
         first = catalogue.index(variable, levels[0] if levels else None)
         states[:, first : first + max(len(levels), 1)] = values if levels else values.unsqueeze(1)
     bad = ~torch.isfinite(states).flatten(1).all(1)
-    if bad.any():
+    if bad.any() and not allow_missing:
         raise UserError(
             f"{int(bad.sum())} of {len(states)} states hold values that are not finite, the first at "
             f"{np.datetime_as_string(dataset.time.values[int(bad.nonzero()[0])], unit='m')}: mend or drop them"

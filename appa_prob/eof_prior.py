@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from appa_prob.operators import Operator
+from appa_prob.operators import Operator, WeightedGather
 
 from .errors import UserError
 from .files import load_tensors, save_tensors
@@ -42,7 +42,7 @@ def gaspari_cohn(distance: Tensor, length: float) -> Tensor:
         length: The length scale :math:`\ell`.
 
     Example:
-        >>> gaspari_cohn(torch.tensor([0.0, 1.0, 2.0]), 1.0)
+        >>> gaspari_cohn(torch.tensor([0.0, 1.0, 2.0]), 1.0).round(decimals=4)
         tensor([1.0000, 0.2083, 0.0000])
     """
     r = (distance / length).clamp(max=2.0)
@@ -146,6 +146,17 @@ class EofCovariance(Operator):
             product = product.flatten(-2)
         product[torch.arange(len(indices)), indices] += self.variances.flatten()[indices]
         return product.unflatten(-1, self.in_shape)
+
+    def cross(self, H: Operator) -> Tensor:
+        if not isinstance(H, WeightedGather):
+            return super().cross(H)
+        rows = torch.empty(len(H.indices), *self.in_shape, device=self.factor.device)
+        for start in range(0, len(rows), 512):
+            part = slice(start, start + 512)
+            corners = zip(H.indices[part].T, H.weights[part].T, strict=True)
+            terms = (w.reshape(-1, 1, 1, 1) * self.rows(i) for i, w in corners)
+            rows[part] = sum(terms)
+        return rows
 
     def _diagonal(self) -> Tensor:
         return (self.factor.square().sum(0) + self.variances).flatten()

@@ -25,7 +25,9 @@ TITLES = {"m s-1": "m/s", "kg kg-1": "kg/kg", "m2 s-2": "m²/s²"}
 def coastline() -> NDArray[np.float64]:
     r"""The world's coasts as one line, with shape :math:`(N, 2)`: longitude and latitude, pieces parted by NaN rows."""
     text = resources.files("appa_prob").joinpath("data/coastline.json").read_text()
-    pieces = [np.concatenate((np.asarray(piece), [[np.nan, np.nan]])) for piece in json.loads(text)]
+    pieces = [
+        np.concatenate((np.asarray(piece), [[np.nan, np.nan]])) for piece in json.loads(text)
+    ]
     return np.concatenate(pieces)
 
 
@@ -56,7 +58,9 @@ def draw_reanalysis(
     latitude, longitude, values = observations
     main = _field(axes[0, 0], truth, "truth", shared)
     _coasts(axes[0, 1], f"{len(values)} observations")
-    axes[0, 1].scatter(_wrap(longitude), latitude, c=values, s=14, edgecolors="0.25", linewidths=0.3, **shared)
+    axes[0, 1].scatter(
+        _wrap(longitude), latitude, c=values, s=14, edgecolors="0.25", linewidths=0.3, **shared
+    )
     _field(axes[0, 2], mean, f"mean of {members.sizes['member']} members", shared)
     _field(axes[1, 0], members.isel(member=0), "member 1", shared)
     _field(axes[1, 1], members.isel(member=1), "member 2", shared)
@@ -65,7 +69,9 @@ def draw_reanalysis(
     figure.colorbar(main, ax=axes[:, :2], shrink=0.8, label=f"{name} ({units})", location="left")
     figure.colorbar(side, ax=axes[:, 2], shrink=0.8, label=f"spread ({units})")
     level = f" at level {float(truth.level):g}" if "level" in truth.coords else ""
-    figure.suptitle(f"{name}{level}, {np.datetime_as_string(truth.time.values, unit='m').replace('T', ' ')}")
+    figure.suptitle(
+        f"{name}{level}, {np.datetime_as_string(truth.time.values, unit='m').replace('T', ' ')}"
+    )
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format=path.suffix.removeprefix(".") or "png")
 

@@ -119,6 +119,31 @@ class Grid:
     def _edges(self) -> NDArray[np.float64]:
         return (self.latitude[1:] + self.latitude[:-1]) / 2
 
+    def check(self, latitude: ArrayLike, longitude: ArrayLike) -> None:
+        r"""Checks that coordinates are those of the grid, to :math:`10^{-3}` degrees.
+
+        Arguments:
+            latitude: Latitudes in degrees.
+            longitude: Longitudes in degrees.
+
+        Raises:
+            UserError: If they are not.
+        """
+        for name, values in (("latitude", latitude), ("longitude", longitude)):
+            expected, found = getattr(self, name), np.asarray(values, dtype=np.float64)
+            if expected.shape != found.shape:
+                raise UserError(
+                    f"expected {len(expected)} {name}s, those of the model, got {len(found)}: "
+                    "interpolate the data to the grid of the model"
+                )
+            gap = np.abs(expected - found)
+            if not (gap <= 1e-3).all():
+                worst = int(np.flatnonzero(~(gap <= 1e-3))[0])
+                raise UserError(
+                    f"expected {name} {worst} at {expected[worst]:g} degrees, as on the grid of "
+                    f"the model, got {found[worst]:g}: sort or interpolate the data"
+                )
+
     def cells(self, latitude: ArrayLike, longitude: ArrayLike) -> NDArray[np.int64]:
         r"""The cells in which points lie.
 

@@ -91,7 +91,8 @@ class Observations:
             The values and the variances, both with shape :math:`(n)`.
         """
         scale = statistics.scale[torch.as_tensor(self.channel)]
-        mean = self.operator(statistics.climatology(times))
+        climatology = statistics.climatology(times).reshape(self.operator.in_shape)
+        mean = self.operator(climatology)
         variance = (self.errors.to(scale) / scale).square()
         if error is not None:
             variance = variance + self.operator(error.square().expand(self.operator.in_shape))
@@ -142,7 +143,10 @@ def observe(
         operator,
         values,
         errors,
-        *(np.concatenate([getattr(part, k) for part in parts]) for k in ("time", "channel", "latitude", "longitude")),
+        *(
+            np.concatenate([getattr(part, k) for part in parts])
+            for k in ("time", "channel", "latitude", "longitude")
+        ),
     )
     finite = torch.isfinite(values).numpy()
     if finite.all():
@@ -158,7 +162,9 @@ def observe(
     return Observations(**{**vars(kept), "masked": count})
 
 
-def compile_footprints(footprints: Footprints, catalogue: Catalogue, grid: Grid, length: int) -> Observations:
+def compile_footprints(
+    footprints: Footprints, catalogue: Catalogue, grid: Grid, length: int
+) -> Observations:
     r"""The operator of a network, with no values yet (they are NaN).
 
     Arguments:
@@ -167,12 +173,8 @@ def compile_footprints(footprints: Footprints, catalogue: Catalogue, grid: Grid,
         grid: The grid, interpolated bilinearly.
         length: The number :math:`L` of states.
     """
-    points = Interpolate(
-        torch.as_tensor(grid.latitude),
-        torch.as_tensor(grid.longitude),
-        torch.as_tensor(footprints.latitude),
-        torch.as_tensor(footprints.longitude),
-    )
+    places = (grid.latitude, grid.longitude, footprints.latitude, footprints.longitude)
+    points = Interpolate(*(torch.tensor(degrees) for degrees in places))
     cells = len(grid.latitude) * len(grid.longitude)
     channels = torch.as_tensor(footprints.indices)
     place = torch.as_tensor(footprints.time) * len(catalogue.channels)

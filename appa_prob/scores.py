@@ -20,7 +20,11 @@ __all__ = ["format_scores", "gaussian_scores", "score_ensemble", "score_gaussian
 
 
 def score_ensemble(
-    members: Array, truth: Array, catalogue: Catalogue, grid: Grid, where: NDArray[np.bool_] | None = None
+    members: Array,
+    truth: Array,
+    catalogue: Catalogue,
+    grid: Grid,
+    where: NDArray[np.bool_] | None = None,
 ) -> pd.DataFrame:
     r"""Scores an ensemble, by channel, averaged over times and over the area of the sphere.
 
@@ -47,7 +51,13 @@ def score_ensemble(
     """
     crps = scoringrules.crps_ensemble(truth, members, m_axis=0, estimator="fair")
     size = len(members)
-    rows = _average((members.mean(0) - truth) ** 2, crps, (size + 1) / size * members.var(0, ddof=1), grid, where)
+    rows = _average(
+        (members.mean(0) - truth) ** 2,
+        crps,
+        (size + 1) / size * members.var(0, ddof=1),
+        grid,
+        where,
+    )
     return _table(rows, catalogue)
 
 
@@ -87,5 +97,9 @@ def _average(
 
 
 def _table(rows: list[Array], catalogue: Catalogue) -> pd.DataFrame:
-    index = pd.MultiIndex.from_tuples([(c.variable, c.level) for c in catalogue.channels], names=["variable", "level"])
-    return pd.DataFrame(dict(zip(("rmse", "crps", "spread_skill"), rows, strict=True)), index=index)
+    index = pd.MultiIndex.from_tuples(
+        [(c.variable, c.level) for c in catalogue.channels], names=["variable", "level"]
+    )
+    return pd.DataFrame(
+        dict(zip(("rmse", "crps", "spread_skill"), rows, strict=True)), index=index
+    )

@@ -145,7 +145,7 @@ def train_denoiser(config: DenoiserConfig, folder: Path, *, progress: bool = Tru
     average = trainer.run(progress=progress)
     assert isinstance(average, PreconditionedDenoiser)
     tensors = {f"network.{k}": v for k, v in average.network.state_dict().items()}
-    tensors |= {"space": torch.view_as_real(covariance.space), "lags": torch.view_as_real(covariance.lags)}
+    tensors |= {"space": torch.view_as_real(covariance.basis.space), "lags": torch.view_as_real(covariance.lags)}
     save_tensors(Path(folder) / "denoiser.safetensors", tensors, {"config": config.model_dump(mode="json")})
     return average
 

@@ -223,6 +223,24 @@ class Operator(Map, LinearOperator):
         """
         return dense.logdet(self)
 
+    def cross(self, H: Operator) -> Tensor:
+        r"""The dense matrix :math:`H A` for a symmetric :math:`A`: the covariance between
+        :math:`H x` and :math:`x` if :math:`A` is that of :math:`x`.
+
+        Costs as many products as :math:`H` has rows; operators whose entries are known do better.
+
+        Arguments:
+            H: The operator :math:`H`.
+
+        Returns:
+            The matrix, one field a row, with shape :math:`(*, n, in)`.
+        """
+        n = H.out_shape.numel()
+        eye = torch.eye(n, dtype=self.dtype, device=self.device)
+        batch = (1,) * max(len(self.batch_shape), len(H.batch_shape))
+        rows = self.forward(H.adjoint(eye.reshape(n, *batch, *H.out_shape)))
+        return rows.movedim(0, rows.ndim - len(self.in_shape) - 1)
+
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Moves to a device or a floating type, as :meth:`torch.Tensor.to`."""
         dtype, device = _target(*args, **kwargs)

@@ -30,6 +30,7 @@ class Cholesky:
         rtol: The tolerance for :math:`\|b - S u\| / \|b\|`.
         on_failure: What to do about systems that don't converge: ``"ignore"``, ``"warn"`` or
             ``"raise"``.
+        limit: The largest number of rows.
 
     Raises:
         ValueError: If :math:`S` isn't square, not declared symmetric, or too large, or if shapes
@@ -45,6 +46,7 @@ class Cholesky:
 
     rtol: float = 1e-4
     on_failure: OnFailure = "warn"
+    limit: int = LIMIT
 
     def __post_init__(self) -> None:
         check_options(self.rtol, 1, self.on_failure, None)
@@ -58,19 +60,21 @@ class Cholesky:
             x0: Ignored: a direct solve needs no first guess.
         """
         system = System(S, b, None, self.rtol, None)
-        if not S.symmetric or S.shape[-1] > LIMIT:
+        if not S.symmetric or S.shape[-1] > self.limit:
             raise ValueError(
-                f"Cholesky needs a symmetric operator of at most {LIMIT} rows, got {S!r}; use CG, "
-                "or GMRES if it isn't symmetric"
+                f"Cholesky needs a symmetric operator of at most {self.limit} rows, got {S!r}; "
+                "use CG, GMRES if it isn't symmetric, or a larger limit"
             )
-        dense = matrix(S).to(system.working)
-        factor, info = torch.linalg.cholesky_ex(dense)
+        if isinstance(S, InnovationCovariance):
+            factor, info = S.factor
+        else:
+            factor, info = torch.linalg.cholesky_ex(matrix(S).to(system.working))
         definite = (info == 0)[..., None, None]
-        eye = torch.eye(dense.shape[-1], dtype=dense.dtype, device=dense.device)
+        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         columns = torch.where(definite, system.b[..., None], 0.0)
         x = torch.cholesky_solve(columns, torch.where(definite, factor, eye))[..., 0]
-        residual = system.relative(system.b - (dense @ x[..., None])[..., 0])
-        lifted = S.half(system.field(x))[1] if isinstance(S, InnovationCovariance) else None
+        product, lifted = system.product(x)
+        residual = system.relative(system.b - product)
         solution = system.solution(
             x, residual, torch.zeros_like(residual, dtype=torch.int64), lifted
         )

@@ -3,13 +3,14 @@ r"""The covariance of what is observed."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from .base import Operator, common_dtype
 from .dense import LIMIT, draw
-from .shapes import broadcast
+from .shapes import broadcast, flatten
 
 __all__ = ["InnovationCovariance"]
 
@@ -80,6 +81,28 @@ class InnovationCovariance(Operator):
             lifted: The field :math:`V H^T u`, with shape :math:`(*, in)`.
         """
         return self.H.forward(lifted) + self.R.forward(u)
+
+    @cached_property
+    def cross(self) -> Tensor:
+        r"""The dense matrix :math:`H V`, with shape :math:`(*, n, in)`, for a symmetric
+        :math:`V`; see :meth:`Operator.cross`."""
+        return self.V.cross(self.H)
+
+    @cached_property
+    def factor(self) -> tuple[Tensor, Tensor]:
+        r"""The lower Cholesky factor of the dense matrix, in double precision where the device
+        has it, and :math:`0` where the matrix is positive definite, else the row at which it
+        fails."""
+        dense = self.to_dense()
+        working = torch.float32 if dense.device.type == "mps" else torch.float64
+        factor, info = torch.linalg.cholesky_ex(dense.to(working))
+        return factor, info
+
+    def to_dense(self) -> Tensor:
+        if not self.V.symmetric:
+            return super().to_dense()
+        columns = flatten(self.H.forward(self.cross), self.H.out_shape)
+        return columns.mT + self.R.to_dense()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.complete(x, self.half(x)[1])

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from appa_prob.operators import GMRES, InnovationCovariance, Operator, Solver
+from appa_prob.operators import (
+    GMRES,
+    Cholesky,
+    InnovationCovariance,
+    Operator,
+    Solution,
+    Solver,
+)
+from appa_prob.operators.dense import LIMIT, draw
+from appa_prob.operators.shapes import flatten
 
 from .likelihood import Likelihood
 
@@ -79,9 +88,8 @@ class Gaussian:
         solver = GMRES() if solver is None else solver
         residual, H, R = likelihood.linearize(self.mean)
         S = InnovationCovariance(H, self.covariance, R)
-        solution = solver(S, residual)
-        lifted = S.half(solution.value)[1] if solution.lifted is None else solution.lifted
-        return Gaussian(self.mean + lifted, ConditionalCovariance(S, solver))
+        gain = lifted(S, solver(S, residual))
+        return Gaussian(self.mean + gain, ConditionalCovariance(S, solver))
 
     def sample(
         self, shape: Sequence[int] = (), generator: torch.Generator | None = None
@@ -119,11 +127,7 @@ class ConditionalCovariance(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         product = self.S.V.forward(x)
-        solution = self.solver(self.S, self.S.H.forward(product))
-        lifted = (
-            self.S.half(solution.value)[1] if solution.lifted is None else solution.lifted
-        )
-        return product - lifted
+        return product - self._gain(self.S.H.forward(product))
 
     def adjoint(self, y: Tensor) -> Tensor:
         self._check(y, self.out_shape)
@@ -133,10 +137,33 @@ class ConditionalCovariance(Operator):
         self, shape: Sequence[int] = (), generator: torch.Generator | None = None
     ) -> Tensor:
         r"""Draws by conditioning a draw of the prior, as Matheron's rule says."""
-        x = self.S.V.sample(shape, generator)
-        eta = self.S.R.sample(x.shape[: x.ndim - len(self.in_shape)], generator)
-        solution = self.solver(self.S, self.S.H(x) + eta)
-        lifted = (
-            self.S.half(solution.value)[1] if solution.lifted is None else solution.lifted
-        )
-        return x - lifted
+        x, eta = (draw(C, self.batch_shape, shape, generator) for C in (self.S.V, self.S.R))
+        return x - self._gain(self.S.H(x) + eta)
+
+    def _gain(self, y: Tensor) -> Tensor:
+        return lifted(self.S, self.solver(self.S, y))
+
+    def _diagonal(self) -> Tensor:
+        limit = self.solver.limit if isinstance(self.solver, Cholesky) else LIMIT
+        if min(self.S.shape[-1], self.in_shape.numel()) > limit or not self.symmetric:
+            raise ValueError(
+                f"the diagonal of {self!r} needs a dense factorisation of its "
+                f"{self.S.shape[-1]} rows, and {limit} is the limit; condition with "
+                "Cholesky(limit=...), or estimate it from samples"
+            )
+        factor, info = self.S.factor
+        if bool(info.any()):
+            raise ValueError(f"expected a positive definite covariance of observations, got {self.S!r}")
+        rows = flatten(self.S.cross, self.in_shape)
+        white = torch.linalg.solve_triangular(factor.to(rows), rows, upper=False)
+        return self.S.V.diagonal() - white.square().sum(-2)
+
+
+def lifted(S: InnovationCovariance, solution: Solution) -> Tensor:
+    r"""The field :math:`V H^T u` of a solution :math:`u`, computed if the solver kept none.
+
+    Arguments:
+        S: The covariance :math:`S = H V H^T + R`.
+        solution: The solution.
+    """
+    return S.half(solution.value)[1] if solution.lifted is None else solution.lifted

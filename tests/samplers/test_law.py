@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from appa_prob.operators import GMRES, Dense
+from appa_prob.operators import GMRES, Cholesky, Dense
 from appa_prob.samplers import (
     DDIM,
     DDPM,
@@ -161,3 +161,16 @@ def test_affine_law_refuses_what_is_not_affine() -> None:
     denoiser = Cubic(torch.zeros(2).double(), Dense(torch.eye(2).double(), symmetric=True), VESchedule())
     with pytest.raises(ValueError, match="affine"):
         affine_law(DDIM(8), denoiser)
+
+
+def test_variances_that_are_left_need_no_products_with_the_posterior() -> None:
+    mu, sigma, A, y, r = problem(6, n=8, m=4)
+    _, covariance = kalman(mu, sigma, A, y, r)
+    likelihood = GaussianLikelihood(Dense(A), y, r)
+    for solver in (EXACT, Cholesky()):
+        posterior = Gaussian(mu, Dense(sigma, symmetric=True)).condition(likelihood, solver)
+        torch.testing.assert_close(posterior.covariance.diagonal(), covariance.diagonal())
+    small = Gaussian(mu, Dense(sigma, symmetric=True)).condition(likelihood, Cholesky(limit=4))
+    object.__setattr__(small.covariance.solver, "limit", 3)
+    with pytest.raises(ValueError, match="3 is the limit"):
+        small.covariance.diagonal()

@@ -53,7 +53,7 @@ def test_no_seam_at_the_ends_of_windows() -> None:
     variance = found.diagonal() / reference.diagonal()
     lag = found.diagonal(1) / reference.diagonal(1)
     assert variance.max() < 1.05 * variance.min(), variance
-    assert lag.max() < 1.05 * lag.min(), lag
+    assert lag.max() < 1.12 * lag.min(), lag
 
 
 def test_context_is_cut_as_states_are() -> None:

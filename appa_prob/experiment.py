@@ -1,0 +1,292 @@
+r"""Observing system simulation experiments: reanalyses of a truth that is known.
+
+Observations are drawn, with noise, from a dataset that is taken as the truth, so that the ensemble
+can be scored, and so can the baselines on the same observations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializeAsAny,
+)
+from torch import Tensor
+
+from .appa import Appa
+from .dataset import open_dataset, read_states, select_period
+from .declaration import parse_networks
+from .errors import UserError
+from .figure import draw_reanalysis
+from .files import refuse_existing, replacing
+from .network import Network
+from .observe import Observations, observe
+from .reanalysis import SamplerConfig, reanalyse
+from .report import Report, report_scores
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Reanalysis", "ReanalysisConfig", "run_reanalysis"]
+
+
+class BaselineConfig(BaseModel):
+    r"""The baselines.
+
+    Attributes:
+        eofs: The EOFs of optimal interpolation; by default those that ship with the package.
+        every: Every how many states all methods are scored: optimal interpolation takes seconds
+            for each.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    eofs: Path | None = None
+    every: PositiveInt = 1
+
+
+class FigureConfig(BaseModel):
+    r"""What the figure shows.
+
+    Attributes:
+        variable: The variable.
+        level: The level; by default the first.
+        state: The index of the state; by default the one in the middle.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    variable: str
+    level: float | None = None
+    state: int | None = None
+
+
+def _parse(value: object) -> object:
+    return parse_networks({"networks": value}, Path())
+
+
+Networks = Annotated[tuple[SerializeAsAny[Network], ...], BeforeValidator(_parse)]
+
+
+class ReanalysisConfig(BaseModel):
+    r"""What to reanalyse.
+
+    Attributes:
+        model: The name of a model, or its folder.
+        data: The dataset that is the truth; `sample` is the one that ships with the package.
+        start: The first time.
+        states: The number of states.
+        members: The number of members of the ensemble.
+        networks: The observing networks, as :mod:`appa_prob.declaration` describes them.
+        missing: Whether observations that are not finite are refused, or masked out and counted.
+        sampler: How to sample.
+        baselines: The climatology and optimal interpolation in the table of scores; null for
+            none.
+        figure: What the figure shows, if there shall be one.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = "appa-small"
+    data: Path = Path("sample")
+    start: str
+    states: PositiveInt = 24
+    members: int = Field(16, ge=2)
+    networks: Networks
+    missing: Literal["refuse", "mask"] = "refuse"
+    sampler: SamplerConfig = SamplerConfig()
+    baselines: BaselineConfig | None = BaselineConfig()
+    figure: FigureConfig | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Reanalysis:
+    r"""What :func:`run_reanalysis` found.
+
+    Attributes:
+        dataset: The ensemble, in physical units.
+        report: The table of scores.
+    """
+
+    dataset: xr.Dataset
+    report: Report
+
+
+def run_reanalysis(
+    config: ReanalysisConfig,
+    output: Path,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Reanalysis:
+    r"""Draws observations from a dataset, samples a reanalysis, scores it, and writes all that.
+
+    Beside the zarr store `output` there will be `output` with suffix `.csv` (the scores) and
+    `.png` (the figure).
+
+    Arguments:
+        config: What to reanalyse.
+        output: The zarr store to write.
+        seed: What all that is random depends on.
+        overwrite: Whether the output may be replaced.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        UserError: If the configuration, the data or the model don't fit together, or the output
+            exists.
+    """
+    table, picture = output.with_suffix(".csv"), output.with_suffix(".png")
+    for path in (output, table, *([picture] if config.figure else [])):
+        refuse_existing(path, overwrite=overwrite)
+    appa = Appa.from_pretrained(config.model)
+    truth, times = load_truth(config, appa)
+    view = _View.of(config.figure, appa, times) if config.figure else None
+    observations = observe(
+        config.networks,
+        truth,
+        times,
+        appa.catalogue,
+        appa.grid,
+        generator=torch.Generator().manual_seed(seed),
+        missing=config.missing,
+    )
+    members = reanalyse(
+        appa,
+        observations,
+        times,
+        members=config.members,
+        sampler=config.sampler,
+        seed=seed,
+        progress=progress,
+    )
+    dataset = describe(appa.dataset(members, times), config, seed, observations)
+    baselines = config.baselines
+    report = report_scores(
+        appa,
+        members,
+        truth,
+        times,
+        observations,
+        baselines=baselines is not None,
+        every=baselines.every if baselines else 1,
+        eofs=baselines.eofs if baselines else None,
+        progress=progress,
+    )
+    with replacing(output, overwrite=overwrite) as temporary:
+        dataset.to_zarr(
+            temporary, mode="w", encoding=_encoding(dataset), zarr_format=3, consolidated=False
+        )
+    report.save(table)
+    if view is not None:
+        view.draw(dataset, appa.dataset(truth.unsqueeze(0), times), observations, picture)
+    return Reanalysis(dataset, report)
+
+
+def load_truth(config: ReanalysisConfig, appa: Appa) -> tuple[Tensor, NDArray[np.datetime64]]:
+    r"""Reads the states that are the truth.
+
+    Arguments:
+        config: What to reanalyse.
+        appa: The model, which the data must fit.
+
+    Returns:
+        The states in physical units, with shape :math:`(L, C, H, W)`, and their times.
+
+    Raises:
+        UserError: If the data don't fit the model, or hold too few states.
+    """
+    sample = Path(str(resources.files("appa_prob") / "data" / "sample.zarr"))
+    dataset = open_dataset(sample if config.data == Path("sample") else config.data)
+    appa.grid.check(dataset.latitude.values, dataset.longitude.values)
+    appa.catalogue.check(dataset)
+    dataset = select_period(dataset, config.start, None)
+    if dataset.sizes["time"] < config.states:
+        last = np.datetime_as_string(dataset.time.values[-1], unit="m")
+        raise UserError(
+            f"expected {config.states} states from {config.start} on, got "
+            f"{dataset.sizes['time']}: the dataset ends at {last}; take an earlier start or fewer "
+            "states"
+        )
+    dataset = dataset.isel(time=slice(config.states))
+    return read_states(dataset, appa.catalogue, allow_missing=config.missing == "mask")
+
+
+def describe(
+    dataset: xr.Dataset, config: ReanalysisConfig, seed: int, observations: Observations
+) -> xr.Dataset:
+    r"""The dataset with attributes that tell how it was made.
+
+    Arguments:
+        dataset: The dataset.
+        config: What was reanalysed.
+        seed: What all that is random depended on.
+        observations: The observations.
+    """
+    return dataset.assign_attrs(
+        title="Ensemble reanalysis by a latent diffusion model",
+        Conventions="CF-1.11",
+        source=f"appa-prob {metadata.version('appa-prob')}, model {config.model}",
+        history=f"appa-prob reanalyse --seed {seed}",
+        seed=seed,
+        config=config.model_dump_json(),
+        observations=len(observations),
+        masked_observations=observations.masked,
+    )
+
+
+def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, object]]:
+    shape = {name: dataset[name].shape for name in dataset.data_vars}
+    return {
+        str(name): {"dtype": "float32", "chunks": (1, *size[1:])} for name, size in shape.items()
+    }
+
+
+@dataclass(frozen=True)
+class _View:
+    """One channel at one time."""
+
+    variable: str
+    level: float | None
+    channel: int
+    state: int
+
+    @classmethod
+    def of(cls, config: FigureConfig, appa: Appa, times: NDArray[np.datetime64]) -> _View:
+        levels = appa.catalogue.levels(config.variable)
+        level = levels[0] if levels and config.level is None else config.level
+        channel = appa.catalogue.index(config.variable, level)
+        state = len(times) // 2 if config.state is None else config.state
+        if not -len(times) <= state < len(times):
+            raise UserError(
+                f"figure.state: expected an index of one of {len(times)} states, got {state}"
+            )
+        exact = appa.catalogue.channels[channel].level
+        return cls(config.variable, exact, channel, state % len(times))
+
+    def select(self, source: xr.Dataset) -> xr.DataArray:
+        field = source[self.variable].isel(time=self.state)
+        return field if self.level is None else field.sel(level=self.level)
+
+    def draw(
+        self, dataset: xr.Dataset, truth: xr.Dataset, observations: Observations, path: Path
+    ) -> None:
+        here = (observations.channel == self.channel) & (observations.time == self.state)
+        points = (
+            observations.latitude[here],
+            observations.longitude[here],
+            observations.values.numpy()[here],
+        )
+        actual = self.select(truth.isel(member=0, drop=True))
+        draw_reanalysis(self.select(dataset), actual, points, path)
