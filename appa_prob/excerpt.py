@@ -44,4 +44,4 @@ def write_excerpt(
         if name == "time":
             encoding[name] |= {"units": old["units"], "calendar": old["calendar"]}
     with replacing(output, overwrite=overwrite) as temporary:
-        dataset.to_zarr(temporary, mode="w", encoding=encoding, zarr_format=3, consolidated=False)
+        dataset.to_zarr(temporary, mode="w", encoding=encoding, zarr_format=2, consolidated=True)

@@ -186,7 +186,7 @@ def run_reanalysis(
     )
     with replacing(output, overwrite=overwrite) as temporary:
         dataset.to_zarr(
-            temporary, mode="w", encoding=_encoding(dataset), zarr_format=3, consolidated=False
+            temporary, mode="w", encoding=_encoding(dataset), zarr_format=2, consolidated=True
         )
     report.save(table)
     if view is not None:

@@ -94,7 +94,7 @@ def report_scores(
     chosen = list(range(min(every // 2, len(times) - 1), len(times), every))
     known = np.isfinite(truth.numpy())[chosen]
     unseen = known & ~observations.observed()[chosen]
-    actual = np.nan_to_num(truth.numpy()[chosen])
+    actual = np.nan_to_num(truth.numpy()[chosen], posinf=0.0, neginf=0.0)
     arguments = (actual, appa.catalogue, appa.grid)
     sampled = members[:, chosen].numpy()
     parts = {}

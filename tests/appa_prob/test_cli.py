@@ -1,0 +1,229 @@
+"""The command line, on a tiny world: the job, and every bad input."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import yaml
+from typer.testing import CliRunner
+
+from appa_prob.cli import app
+
+Config = dict[str, Any]
+
+
+def write(folder: Path, config: Config) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def run(folder: Path, config: Config, *options: str) -> tuple[int, str]:
+    output = folder / "out.zarr"
+    arguments = ["reanalyse", str(write(folder, config)), "-o", str(output), "--quiet", *options]
+    result = CliRunner().invoke(app, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def refused(folder: Path, config: Config, *messages: str, options: tuple[str, ...] = ()) -> None:
+    code, text = run(folder, config, *options)
+    assert code == 2, text
+    assert text.startswith("error: ") and text.count("\n") == 1, text
+    for message in messages:
+        assert message in text
+    assert [p.name for p in folder.iterdir()] == ["config.yaml"], "something was left behind"
+
+
+def test_the_job_writes_an_ensemble_scores_and_a_figure(tmp_path: Path, experiment: Config) -> None:
+    code, text = run(tmp_path, experiment, "--seed", "3")
+    assert code == 0
+    dataset = xr.open_zarr(tmp_path / "out.zarr", chunks=None)
+    assert dataset.temperature.dims == ("member", "time", "level", "latitude", "longitude")
+    assert dataset.surface_pressure.dims == ("member", "time", "latitude", "longitude")
+    assert dataset.sizes["member"] == 3 and dataset.sizes["time"] == 6
+    assert dataset.temperature.attrs["units"] == "K" and dataset.attrs["seed"] == 3
+    assert dataset.attrs["Conventions"].startswith("CF-")
+    assert abs(float(dataset.temperature.mean()) - 280) < 5
+    assert abs(float(dataset.surface_pressure.mean()) - 1e5) < 500
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert (table["crps"] > 0).all() and len(table) == 2 * 5
+    assert "Scores at unobserved points" in text and "surface_pressure" in text
+    assert (tmp_path / "out.png").stat().st_size > 10_000
+
+
+def test_the_job_is_repeatable_bit_for_bit(tmp_path: Path, experiment: Config) -> None:
+    found = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        (tmp_path / name).mkdir()
+        assert run(tmp_path / name, experiment, "--seed", seed)[0] == 0
+        opened = xr.open_zarr(tmp_path / name / "out.zarr", chunks=None)
+        found.append(opened.temperature.values)
+    assert np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+
+
+def test_observations_pull_the_ensemble_to_the_truth(tmp_path: Path, experiment: Config) -> None:
+    def error(deviation: str) -> float:
+        folder = tmp_path / deviation.replace(" ", "")
+        folder.mkdir()
+        experiment["networks"][0]["error"]["temperature"] = deviation
+        assert run(folder, experiment)[0] == 0
+        table = pd.read_csv(folder / "out.csv", index_col=[0, 1, 2, 3])
+        return float(table.loc[("all points", "appa", "temperature", 0.95), "rmse"])
+
+    assert error("0.1 K") < 0.8 * error("100 K")
+
+
+def test_an_output_that_exists_is_kept_unless_it_may_be_replaced(
+    tmp_path: Path, experiment: Config
+) -> None:
+    (tmp_path / "out.zarr").mkdir()
+    (tmp_path / "out.zarr" / "precious").write_text("mine")
+    code, text = run(tmp_path, experiment)
+    assert code == 2 and "--overwrite" in text
+    assert (tmp_path / "out.zarr" / "precious").read_text() == "mine"
+    assert run(tmp_path, experiment, "--overwrite")[0] == 0
+    assert not (tmp_path / "out.zarr" / "precious").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "messages"),
+    [
+        ({"networks": []}, ["expected at least one network"]),
+        ({"networks": [{"network": "buoys"}]}, ['unknown network "buoys"', "stations"]),
+        ({"start": "2033-01-01"}, ["no state from 2033-01-01", "the dataset goes from"]),
+        ({"states": 3}, ["at least 4 states", "window"]),
+        ({"states": 999}, ["expected 999 states", "the dataset ends at"]),
+        ({"members": 1}, ["members", "greater than or equal to 2"]),
+        ({"model": "appa-large"}, ["there is no model 'appa-large'"]),
+        ({"data": "nowhere.zarr"}, ["nowhere.zarr does not exist"]),
+        ({"sampler": {"eta": 2.0}}, ["sampler.eta"]),
+        ({"figure": {"variable": "temperatur"}}, ['did you mean "temperature"']),
+        ({"figure": {"variable": "temperature", "level": 0.3}}, ["no level 0.3"]),
+        ({"figure": {"variable": "surface_pressure", "state": 6}}, ["figure.state"]),
+        ({"colour": "red"}, ["colour"]),
+    ],
+)
+def test_bad_configurations_are_refused(
+    change: Config, messages: list[str], tmp_path: Path, experiment: Config
+) -> None:
+    refused(tmp_path, experiment | change, *messages)
+
+
+@pytest.mark.parametrize(
+    ("change", "messages"),
+    [
+        ({"variables": ["temperatur"], "error": {"temperatur": "1 K"}}, ['"temperature"']),
+        ({"error": {"temperature": "1 hPa", "surface_pressure": "1 hPa"}}, ["hPa", "K"]),
+        ({"error": {"temperature": "-1 K", "surface_pressure": "1 hPa"}}, ["-1"]),
+        ({"error": {"temperature": "1 K"}}, ["surface_pressure has no error"]),
+        ({"levels": [0.1]}, ["no level 0.1"]),
+        ({"times": [3]}, ["observes at none of the 6 times"]),
+    ],
+)
+def test_bad_networks_are_refused(
+    change: Config, messages: list[str], tmp_path: Path, experiment: Config
+) -> None:
+    experiment["networks"][0] |= change
+    refused(tmp_path, experiment, *messages)
+
+
+def test_values_that_are_not_finite_are_refused_or_masked(
+    tmp_path: Path, experiment: Config, world: Path
+) -> None:
+    dataset = xr.open_zarr(world, chunks=None).load()
+    dataset.temperature[130, 0, 3, :] = np.nan
+    dataset.surface_pressure[131, 2, 2] = np.inf
+    broken = tmp_path / "broken.zarr"
+    dataset.drop_encoding().to_zarr(broken, zarr_format=2)
+    experiment |= {"data": str(broken)}
+    code, text = run(tmp_path, experiment)
+    assert code == 2 and "not finite" in text
+    code, text = run(tmp_path, experiment | {"missing": "mask"})
+    assert code == 0, text
+    count = int(text.split(" masked out")[0].rsplit(" ", 1)[1])
+    opened = xr.open_zarr(tmp_path / "out.zarr", chunks=None)
+    assert count > 0 and opened.attrs["masked_observations"] == count
+    assert np.isfinite(opened.temperature.values).all()
+
+
+def test_another_grid_is_refused(tmp_path: Path, experiment: Config, world: Path) -> None:
+    dataset = xr.open_zarr(world, chunks=None).load()
+    for name, other in (
+        ("shifted", dataset.assign_coords(longitude=dataset.longitude + 5.0)),
+        ("coarse", dataset.isel(longitude=slice(None, None, 2))),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        path = tmp_path / f"{name}.zarr"
+        other.drop_encoding().to_zarr(path, zarr_format=2)
+        refused(folder, experiment | {"data": str(path)}, "longitude", "of the model")
+
+
+def test_other_units_are_refused(tmp_path: Path, experiment: Config, world: Path) -> None:
+    dataset = xr.open_zarr(world, chunks=None).load().drop_encoding()
+    dataset.surface_pressure.attrs["units"] = "hPa"
+    dataset.to_zarr(tmp_path / "hpa.zarr", zarr_format=2)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    refused(folder, experiment | {"data": str(tmp_path / "hpa.zarr")}, "hPa", "expected Pa")
+
+
+def test_truncated_weights_are_refused(
+    tmp_path: Path, experiment: Config, tiny_model: Path
+) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(tiny_model, copy)
+    weights = copy / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    folder = tmp_path / "run"
+    folder.mkdir()
+    refused(folder, experiment | {"model": str(copy)}, "truncated")
+
+
+def test_no_yaml_and_no_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("a: [1,")
+    for path in ("config.yaml", "absent.yaml"):
+        result = CliRunner().invoke(app, ["reanalyse", str(tmp_path / path), "-o", "x.zarr"])
+        assert result.exit_code == 2 and result.output.startswith("error: ")
+
+
+def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path: Path, experiment: Config) -> None:
+    experiment |= {"sampler": {"steps": 100_000}, "states": 6}
+    path, log = write(tmp_path, experiment), tmp_path / "log"
+    command = [sys.executable, "-c", "from appa_prob.cli import main; main()"]
+    command += ["reanalyse", str(path), "-o", str(tmp_path / "out.zarr"), "--threads", "1"]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stderr=file, stdout=file, env={**os.environ})
+        deadline = time.monotonic() + 120
+        while "sampling" not in log.read_text() and time.monotonic() < deadline:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130, log.read_text()
+    assert "interrupted" in log.read_text() and "Traceback" not in log.read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "log"]
+
+
+def test_excerpts_hold_the_states_that_were_asked_for(tmp_path: Path, world: Path) -> None:
+    arguments = ["excerpt", str(world), "--start", "2003-06-02T06", "--states", "5"]
+    result = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "part.zarr")])
+    assert result.exit_code == 0, result.output
+    part = xr.open_zarr(tmp_path / "part.zarr", chunks=None)
+    whole = xr.open_zarr(world, chunks=None)
+    xr.testing.assert_allclose(part.load(), whole.isel(time=slice(5, 10)).load())
+    again = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "part.zarr")])
+    assert again.exit_code == 2 and "--overwrite" in again.output
