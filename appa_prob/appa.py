@@ -2,6 +2,7 @@ r"""The Appa model: an autoencoder, a denoiser of latent trajectories, statistic
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from importlib import resources
@@ -100,14 +101,30 @@ class Appa:
         self.error, self.variability = self.error.to(device), self.variability.to(device)
         return self
 
+    def decode(self, z: Tensor, precision: torch.dtype | None = None) -> Tensor:
+        r"""Decodes latents to standardised states.
+
+        Arguments:
+            z: Latents, with shape :math:`(*, c, h, w)`.
+            precision: The floating type to compute in, by automatic mixed precision.
+        """
+        if precision is None:
+            return self.autoencoder.decode(z)
+        with torch.autocast(z.device.type, precision):
+            return self.autoencoder.decode(z).to(z.dtype)
+
     def trajectory_denoiser(
-        self, times: NDArray[np.datetime64], stride: int | None = None
+        self,
+        times: NDArray[np.datetime64],
+        stride: int | None = None,
+        precision: torch.dtype | None = None,
     ) -> Denoiser:
         r"""The denoiser of trajectories at some times.
 
         Arguments:
             times: The times, :attr:`step` apart, at least :attr:`window` of them.
             stride: The number of states between two windows; by default half a window.
+            precision: The floating type that the network computes in.
 
         Raises:
             UserError: If the times are too few or not :attr:`step` apart.
@@ -123,8 +140,10 @@ class Appa:
             )
         dates = date_features(times).to(self.error)
         stride = stride or self.window // 2
+        denoiser = copy.copy(self.denoiser)
+        denoiser.precision = precision
         return WindowedDenoiser(
-            self.denoiser, length=len(times), stride=stride, context={"date": dates}
+            denoiser, length=len(times), stride=stride, context={"date": dates}
         )
 
     def dataset(self, states: Tensor, times: NDArray[np.datetime64]) -> xr.Dataset:

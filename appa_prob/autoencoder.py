@@ -1,11 +1,13 @@
 r"""The convolutional autoencoder of atmospheric states.
 
-A state of :math:`C` standardised channels on an :math:`H \times W` latitude-longitude grid becomes a latent of :math:`c`
-channels on a coarser grid. Both ways, a linear path (one convolution) carries most of the variance and a residual path
-adds what a linear map can't; the resolution changes by moving :math:`2 \times 2` cells into channels and back.
+A state of :math:`C` standardised channels on an :math:`H \times W` latitude-longitude grid becomes
+a latent of :math:`c` channels on a coarser grid. Both ways, a linear path (one convolution)
+carries most of the variance and a residual path adds what a linear map can't; the resolution
+changes by moving :math:`2 \times 2` cells into channels and back.
 
 References:
-    | Appa: Bending Weather Dynamics with Latent Diffusion Models for Global Data Assimilation (Andry et al., 2025)
+    | Appa: Bending Weather Dynamics with Latent Diffusion Models for Global Data Assimilation
+    | (Andry et al., 2025)
     | https://arxiv.org/abs/2504.18720
 """
 
@@ -24,8 +26,9 @@ __all__ = ["Autoencoder"]
 class Autoencoder(nn.Module):
     r"""Encoder :math:`E` and decoder :math:`D` with :math:`D(E(x)) \approx x`.
 
-    The latents that :meth:`encode` returns have zero mean and unit variance by channel over the training period, once
-    :meth:`standardise` was called.
+    The latents that :meth:`encode` returns have zero mean and unit variance by channel over the
+    training period, once :meth:`standardise` was called. A shift of a state by :attr:`factor`
+    columns shifts its latent by one, and the other way round.
 
     Arguments:
         channels: The number :math:`C` of channels of a state.
@@ -35,10 +38,11 @@ class Autoencoder(nn.Module):
         blocks: The number of residual blocks of each stage.
 
     Raises:
-        ValueError: If the grid can't be halved as many times as there are stages.
+        ValueError: If the grid can't be halved as many times as there are stages, or if there are
+            not as many blocks as widths.
 
     Example:
-        >>> autoencoder = Autoencoder(channels=5, grid=(16, 32), latent_channels=8, widths=(16, 32), blocks=(1, 1))
+        >>> autoencoder = Autoencoder(5, (16, 32), 8, widths=(16, 32), blocks=(1, 1))
         >>> z = autoencoder.encode(torch.randn(2, 5, 16, 32))
         >>> z.shape, autoencoder.decode(z).shape
         (torch.Size([2, 8, 4, 8]), torch.Size([2, 5, 16, 32]))
@@ -63,7 +67,9 @@ class Autoencoder(nn.Module):
                 f"use fewer widths, or a grid with multiples of ({factor}, {2 * factor}) cells"
             )
         if len(widths) != len(blocks):
-            raise ValueError(f"expected as many blocks as widths, got {len(blocks)} and {len(widths)}")
+            raise ValueError(
+                f"expected as many blocks as widths, got {len(blocks)} and {len(widths)}"
+            )
         self.factor = factor
         self.state_shape = torch.Size((channels, *grid))
         self.latent_shape = torch.Size((latent_channels, grid[0] // factor, grid[1] // factor))
@@ -90,18 +96,26 @@ class Autoencoder(nn.Module):
         return math.prod(self.state_shape) / math.prod(self.latent_shape)
 
     def encode(self, x: Tensor) -> Tensor:
-        r"""Encodes standardised states, :math:`(*, C, H, W) \to (*, c, h, w)`."""
+        r"""Encodes standardised states, :math:`(*, C, H, W) \to (*, c, h, w)`.
+
+        Raises:
+            ValueError: If the states have another shape.
+        """
         self._check(x, self.state_shape, "state")
         flat = x.reshape(-1, *self.state_shape)
-        z = self.encoder(flat) + self.encoder_linear(F.pixel_unshuffle(flat, self.factor))
+        z: Tensor = self.encoder(flat) + self.encoder_linear(F.pixel_unshuffle(flat, self.factor))
         z = (z - self.latent_mean) / self.latent_std
         return z.reshape(*x.shape[:-3], *self.latent_shape)
 
     def decode(self, z: Tensor) -> Tensor:
-        r"""Decodes latents to standardised states, :math:`(*, c, h, w) \to (*, C, H, W)`."""
+        r"""Decodes latents to standardised states, :math:`(*, c, h, w) \to (*, C, H, W)`.
+
+        Raises:
+            ValueError: If the latents have another shape.
+        """
         self._check(z, self.latent_shape, "latent")
         flat = z.reshape(-1, *self.latent_shape) * self.latent_std + self.latent_mean
-        x = self.decoder(flat) + F.pixel_shuffle(self.decoder_linear(flat), self.factor)
+        x: Tensor = self.decoder(flat) + F.pixel_shuffle(self.decoder_linear(flat), self.factor)
         return x.reshape(*z.shape[:-3], *self.state_shape)
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -109,11 +123,15 @@ class Autoencoder(nn.Module):
 
         Arguments:
             x: Standardised states, with shape :math:`(*, C, H, W)`.
-            noise: What is added to the latents before they are decoded, in units of their standard deviation over the
-                batch, with shape :math:`(*, c, h, w)`.
+            noise: What is added to the latents before they are decoded, in units of their
+                standard deviation over the batch, with shape :math:`(B, c, h, w)`; states then
+                have shape :math:`(B, C, H, W)`.
 
         Returns:
             The reconstruction and the latents.
+
+        Raises:
+            ValueError: If the states have another shape.
         """
         z = self.encode(x)
         if noise is None:
@@ -134,4 +152,5 @@ class Autoencoder(nn.Module):
     @staticmethod
     def _check(x: Tensor, shape: torch.Size, what: str) -> None:
         if x.shape[-3:] != shape:
-            raise ValueError(f"expected a {what} of shape (*, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+            expected = ", ".join(map(str, shape))
+            raise ValueError(f"expected a {what} of shape (*, {expected}), got {tuple(x.shape)}")

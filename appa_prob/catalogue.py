@@ -13,6 +13,7 @@ from .errors import UserError, unknown
 if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
 
 __all__ = ["Catalogue", "Channel"]
 
@@ -171,8 +172,18 @@ class Catalogue:
 
         Raises:
             UserError: If a variable or a level isn't there, or has other units.
+
+        Example:
+            >>> import xarray as xr
+            >>> dims = ("time", "latitude", "longitude")
+            >>> dataset = xr.Dataset({"t2m": (dims, np.ones((1, 2, 4)), {"units": "K"})})
+            >>> Catalogue((Channel("t2m", None, "K"),)).check(dataset)
+            >>> Catalogue((Channel("t1m", None, "K"),)).check(dataset)
+            Traceback (most recent call last):
+                ...
+            appa_prob.errors.UserError: unknown variable "t1m"; did you mean "t2m"? There are: t2m
         """
-        found = Catalogue.from_dataset(dataset)
+        found = Catalogue.from_dataset(dataset, self.variables)
         for channel in self.channels:
             found.index(channel.variable, channel.level)
             units = found.units(channel.variable)
@@ -182,12 +193,15 @@ class Catalogue:
                 )
 
     def to_dataset(
-        self, fields: NDArray[np.floating], coords: Mapping[str, ArrayLike]
+        self, fields: Tensor | NDArray[np.floating], coords: Mapping[str, ArrayLike]
     ) -> xr.Dataset:
         r"""States as a dataset, one variable for all its levels.
 
+        Variables have the dimensions of the leading axes, then `level` if they have levels, then
+        `latitude` and `longitude`, and an attribute `units`.
+
         Arguments:
-            fields: The states, with shape :math:`(*, C, H, W)`.
+            fields: The states, with shape :math:`(*, C, H, W)`, a tensor or an array.
             coords: The coordinates of the leading axes, in their order, then `latitude` and
                 `longitude`.
 
@@ -196,6 +210,8 @@ class Catalogue:
         """
         import xarray as xr
 
+        if not isinstance(fields, np.ndarray):
+            fields = fields.detach().cpu().numpy()
         levels = {self.levels(variable) for variable in self.variables} - {()}
         if len(levels) > 1:
             raise ValueError(

@@ -128,23 +128,25 @@ def _network(entry: object, folder: Path) -> Network:
         raise UserError(f"a network lacks the key `network`, one of {', '.join(KINDS)}")
     if str(kind) not in KINDS:
         raise unknown("network", str(kind), KINDS)
+    label = entry.get("name") or kind
+    for key in entry:
+        if key not in KINDS[kind].model_fields:
+            error = unknown("key", str(key), KINDS[kind].model_fields)
+            raise UserError(f'network "{label}": {error}')
     if isinstance(entry.get("file"), str):
         entry = entry | {"file": folder / entry["file"]}
     try:
         return KINDS[kind].model_validate(entry)
     except ValidationError as error:
-        label = entry.get("name") or kind
         raise UserError(f'network "{label}": {_explain(error, KINDS[kind], entry)}') from None
 
 
 def _explain(error: ValidationError, kind: type[Network], entry: dict[str, Any]) -> str:
     r"""The first error in one line."""
     first: Any = error.errors()[0]
-    key = str(first["loc"][0])
-    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-        return str(unknown("key", key, kind.model_fields))
-    if first["type"] == "missing":
-        return f"lacks the key `{key}`, {kind.model_fields[key].description}"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
+    key = str(first["loc"][0])
+    if first["type"] == "missing":
+        return f"lacks the key `{key}`, {kind.model_fields[key].description}"
     return f"`{key}` is {entry[key]!r}; expected {kind.model_fields[key].description}"

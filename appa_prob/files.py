@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,9 @@ __all__ = ["load_tensors", "replacing", "save_tensors"]
 
 @contextmanager
 def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
-    r"""Gives a temporary path beside `path`, which replaces `path` once the block ends without an error.
+    r"""Gives a temporary path beside `path`, which replaces `path` once the block ends well.
+
+    If the block raises, or writes nothing, what was at `path` stays.
 
     Arguments:
         path: The file or folder to write.
@@ -41,7 +43,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         old = path.with_name(f".{path.name}.{os.getpid()}.old")
-        if path.is_dir():
+        if path.is_dir() and temporary.exists():
             path.rename(old)
         temporary.rename(path)
         shutil.rmtree(old, ignore_errors=True)
@@ -54,11 +56,21 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
     r"""Raises a :class:`~appa_prob.errors.UserError` if `path` exists and `overwrite` is false."""
     if Path(path).exists() and not overwrite:
-        raise UserError(f"{path} exists: choose another name, or allow it to be replaced with --overwrite")
+        raise UserError(
+            f"{path} exists: choose another name, or allow it to be replaced with --overwrite"
+        )
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, object]) -> None:
-    r"""Saves tensors and JSON metadata as one safetensors file, at once or not at all."""
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]
+) -> None:
+    r"""Saves tensors and JSON metadata as one safetensors file, at once or not at all.
+
+    Arguments:
+        path: The file to write or to replace.
+        tensors: The tensors, by name.
+        metadata: What is stored with them, by name; values that JSON can hold.
+    """
     encoded = {key: json.dumps(value) for key, value in metadata.items()}
     contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     with replacing(path) as temporary:
@@ -72,12 +84,19 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
 
     Raises:
         UserError: If the file is absent, truncated, or no safetensors file.
+
+    Example:
+        >>> import torch
+        >>> path = getfixture("tmp_path") / "a.safetensors"
+        >>> save_tensors(path, {"x": torch.ones(2)}, {"step": 3})
+        >>> load_tensors(path)
+        ({'x': tensor([1., 1.])}, {'step': 3})
     """
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: expected a safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
     except (SafetensorError, json.JSONDecodeError) as error:
         raise UserError(

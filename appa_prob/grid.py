@@ -133,8 +133,8 @@ class Grid:
             expected, found = getattr(self, name), np.asarray(values, dtype=np.float64)
             if expected.shape != found.shape:
                 raise UserError(
-                    f"expected {len(expected)} {name}s, those of the model, got {len(found)}: "
-                    "interpolate the data to the grid of the model"
+                    f"expected {len(expected)} {name}s, those of the model, got an array of shape "
+                    f"{found.shape}: interpolate the data to the grid of the model"
                 )
             gap = np.abs(expected - found)
             if not (gap <= 1e-3).all():

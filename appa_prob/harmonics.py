@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.special import lpmv
+from scipy.special import lpmv  # type: ignore[import-untyped]
 from torch import Tensor
 
 from .grid import Grid
@@ -53,12 +53,15 @@ class Harmonics:
         self._analysis = torch.as_tensor(inverse, dtype=torch.float32)
 
     def analysis(self, x: Tensor) -> Tensor:
-        r"""The coefficients that fit fields best, :math:`(*, H, W) \to (*, K)`, by area-weighted least squares."""
+        r"""The coefficients that fit fields best, :math:`(*, H, W) \to (*, K)`.
+
+        Best by least squares, weighted by area.
+        """
         return x.flatten(-2) @ self._analysis.T
 
     def synthesis(self, c: Tensor) -> Tensor:
         r"""The fields of some coefficients, :math:`(*, K) \to (*, H, W)`."""
-        return (c @ self._synthesis.T).unflatten(-1, self.shape)
+        return (c @ self._synthesis.T).reshape(*c.shape[:-1], *self.shape)
 
 
 def _legendre(order: int, m: int, mu: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 r"""Convolutions on the sphere, sampled on a latitude-longitude grid.
 
-Longitude is periodic. Beyond the poles a meridian goes on at the opposite longitude, so a field is padded in latitude by
-its own first rows, mirrored and turned by half a circle.
+Longitude is periodic. Beyond the poles a meridian goes on at the opposite longitude, so a field is
+padded in latitude by its own first rows, mirrored and turned by half a circle.
 """
 
 import torch
@@ -21,6 +21,9 @@ def pad_sphere(x: Tensor, padding: int) -> Tensor:
     Returns:
         The padded field, with shape :math:`(B, C, H + 2p, W + 2p)`.
 
+    Raises:
+        ValueError: If :math:`W` is odd, or the padding exceeds the field.
+
     Example:
         >>> pad_sphere(torch.arange(8.0).reshape(1, 1, 2, 4), 1)[0, 0]
         tensor([[1., 2., 3., 0., 1., 2.],
@@ -30,6 +33,11 @@ def pad_sphere(x: Tensor, padding: int) -> Tensor:
     """
     if padding == 0:
         return x
+    if x.shape[-1] % 2 or padding > min(x.shape[-2:]):
+        raise ValueError(
+            f"expected an even number of columns and at least {padding} rows and columns, "
+            f"got {tuple(x.shape)}"
+        )
     half = x.shape[-1] // 2
     first = x[..., :padding, :].flip(-2).roll(half, -1)
     last = x[..., -padding:, :].flip(-2).roll(half, -1)
@@ -37,7 +45,7 @@ def pad_sphere(x: Tensor, padding: int) -> Tensor:
 
 
 class SphereConv2d(nn.Conv2d):
-    r"""A convolution of odd kernel size that keeps the shape of a field on the sphere (:func:`pad_sphere`).
+    r"""A convolution on the sphere (:func:`pad_sphere`), which keeps the shape of a field.
 
     Arguments:
         in_channels: The number of channels of the input.
@@ -63,7 +71,9 @@ class SphereConv2d(nn.Conv2d):
 
 
 class ResidualBlock(nn.Module):
-    r""":math:`x + W_2 \, \mathrm{SiLU}(W_1 \, \mathrm{GN}(x))` with convolutions on the sphere; the identity at first.
+    r"""A residual block of two convolutions on the sphere, the identity at first.
+
+    .. math:: x + W_2 \, \mathrm{SiLU}(W_1 \, \mathrm{GN}(x))
 
     Arguments:
         channels: The number of channels.
@@ -84,4 +94,5 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.silu(self.first(self.norm(x))))
+        y: Tensor = x + self.second(F.silu(self.first(self.norm(x))))
+        return y

@@ -5,7 +5,7 @@ r"""Reanalysis: an ensemble of trajectories of the atmosphere, given sparse and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
@@ -35,6 +35,7 @@ class SamplerConfig(BaseModel):
         eta: The stochasticity of DDIM, from 0 (the probability flow) to 1 (ancestral sampling).
         iterations: The largest number of GMRES iterations of a guidance step.
         stride: The number of states between two windows; by default half a window.
+        precision: The floating type that the networks compute in.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -45,6 +46,7 @@ class SamplerConfig(BaseModel):
     eta: float = Field(0.0, ge=0.0, le=1.0)
     iterations: PositiveInt = 2
     stride: PositiveInt | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 def reanalyse(
@@ -109,10 +111,11 @@ def guide(
     """
     latents = (len(times), *appa.autoencoder.latent_shape)
     states = (len(times), *appa.autoencoder.state_shape)
-    decoder = Nonlinear(appa.autoencoder.decode, latents, states)
+    precision = getattr(torch, sampler.precision) if sampler.precision != "float32" else None
+    decoder = Nonlinear(lambda z: appa.decode(z, precision), latents, states)
     y, variance = observations.standardised(appa.statistics, times, appa.error)
     likelihood = GaussianLikelihood(observations.operator @ decoder, y, variance)
-    prior = appa.trajectory_denoiser(times, sampler.stride)
+    prior = appa.trajectory_denoiser(times, sampler.stride, precision)
     solver = GMRES(rtol=1e-3, max_iterations=sampler.iterations, on_failure="ignore")
     return MMPS(prior, likelihood, solver)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.floating]
 
-__all__ = ["format_scores", "gaussian_scores", "score_ensemble", "score_gaussian"]
+__all__ = ["score_ensemble", "score_gaussian"]
 
 
 def score_ensemble(
@@ -79,7 +79,7 @@ def score_gaussian(
         grid: The grid.
         where: The points that count, with shape :math:`(L, C, H, W)`.
     """
-    std = np.broadcast_to(std, truth.shape)
+    std = np.broadcast_to(np.maximum(std, np.finfo(np.float32).tiny), truth.shape)
     crps = scoringrules.crps_normal(truth, mean, std)
     return _table(_average((mean - truth) ** 2, crps, std**2, grid, where), catalogue)
 

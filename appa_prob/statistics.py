@@ -18,7 +18,11 @@ YEAR = 365.2425  # days
 
 
 def seasonal_basis(times: NDArray[np.datetime64], harmonics: int) -> Tensor:
-    r"""The functions of the seasonal cycle, :math:`1, \cos(2 \pi k \tau), \sin(2 \pi k \tau)` with :math:`\tau` in years.
+    r"""The functions of the seasonal cycle.
+
+    .. math:: 1, \cos(2 \pi k \tau), \sin(2 \pi k \tau) \qquad k = 1, 2, \dots
+
+    with :math:`\tau` the time since 2000-01-01 in years of 365.2425 days.
 
     Arguments:
         times: Times, with shape :math:`(L)`.
@@ -43,11 +47,12 @@ class Statistics(nn.Module):
 
     .. math:: \hat{x} = \frac{x - m(\tau)}{s} \qquad m(\tau) = \sum_k b_k(\tau) \, m_k
 
-    The mean carries what stands still, orography included; the scale is the global (area-weighted) standard deviation of
-    the anomalies.
+    The mean carries what stands still, orography included; the scale is the global (area-weighted)
+    standard deviation of the anomalies.
 
     Arguments:
-        coefficients: The coefficients :math:`m_k`, with shape :math:`(1 + 2 \, \mathrm{harmonics}, C, H, W)`.
+        coefficients: The coefficients :math:`m_k`, with shape :math:`(K, C, H, W)` and
+            :math:`K = 1 + 2 \, \mathrm{harmonics}`.
         scale: The scale :math:`s`, with shape :math:`(C)`.
     """
 
@@ -65,7 +70,9 @@ class Statistics(nn.Module):
         return (len(self.coefficients) - 1) // 2
 
     @classmethod
-    def fit(cls, x: Tensor, times: NDArray[np.datetime64], weights: Tensor, harmonics: int = 2) -> Statistics:
+    def fit(
+        cls, x: Tensor, times: NDArray[np.datetime64], weights: Tensor, harmonics: int = 2
+    ) -> Statistics:
         r"""Fits the climatology by least squares.
 
         Arguments:
@@ -77,12 +84,14 @@ class Statistics(nn.Module):
         basis = seasonal_basis(times, harmonics).double()
         gram = basis.T @ basis
         flat = x.flatten(1)
-        moment = torch.cat([basis.T @ part.double() for part in flat.split(8192, dim=1)], dim=1)
+        parts = torch.split(flat, 8192, dim=1)
+        moment = torch.cat([basis.T @ part.double() for part in parts], dim=1)
         coefficients = torch.linalg.solve(gram, moment).float().reshape(-1, *x.shape[1:])
         fitted = cls(coefficients, torch.ones(x.shape[1]))
         square = torch.zeros(x.shape[1:], dtype=torch.float64)
         for start in range(0, len(x), 256):
-            square += fitted.standardise(x[start : start + 256], times[start : start + 256]).square().double().sum(0)
+            part = slice(start, start + 256)
+            square += fitted.standardise(x[part], times[part]).square().double().sum(0)
         rows = (weights / weights.mean()).double().unsqueeze(-1)
         fitted.scale = ((square / len(x)) * rows).mean(dim=(-2, -1)).sqrt().float()
         return fitted
@@ -90,7 +99,8 @@ class Statistics(nn.Module):
     def climatology(self, times: NDArray[np.datetime64]) -> Tensor:
         r"""The mean :math:`m(\tau)` at some times, :math:`(L) \to (L, C, H, W)`."""
         basis = seasonal_basis(times, self.harmonics).to(self.coefficients)
-        return torch.tensordot(basis, self.coefficients, dims=1)
+        mean: Tensor = torch.tensordot(basis, self.coefficients, dims=1)
+        return mean
 
     def standardise(self, x: Tensor, times: NDArray[np.datetime64]) -> Tensor:
         r"""Physical to standardised states, :math:`(*, L, C, H, W)`."""

@@ -18,8 +18,7 @@ from .statistics import Statistics
 from .training import Trainer, TrainingConfig
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    pass
 
 __all__ = ["AutoencoderConfig", "StandardisedStates", "train_autoencoder"]
 
@@ -71,11 +70,15 @@ class StandardisedStates:
         harmonics: The number of harmonics of the climatology to fit.
     """
 
-    def __init__(self, path: Path, period: Period, statistics: Statistics | None = None, harmonics: int = 2) -> None:
+    def __init__(
+        self, path: Path, period: Period, statistics: Statistics | None = None, harmonics: int = 2
+    ) -> None:
         dataset = open_dataset(path)
         self.catalogue = Catalogue.from_dataset(dataset)
         self.grid = Grid(dataset.latitude.values, dataset.longitude.values)
-        states, self.times = read_states(select_period(dataset, period.start, period.stop), self.catalogue)
+        states, self.times = read_states(
+            select_period(dataset, period.start, period.stop), self.catalogue
+        )
         if statistics is None:
             weights = torch.as_tensor(self.grid.weights, dtype=torch.float32)
             statistics = Statistics.fit(states, self.times, weights, harmonics)
@@ -86,13 +89,20 @@ class StandardisedStates:
         self.states = states
 
 
-def train_autoencoder(config: AutoencoderConfig, folder: Path, *, progress: bool = True) -> Autoencoder:
-    r"""Trains an autoencoder and writes `autoencoder.safetensors` and `statistics.safetensors` into a folder.
+def train_autoencoder(
+    config: AutoencoderConfig, folder: Path, *, progress: bool = True
+) -> Autoencoder:
+    r"""Trains an autoencoder.
+
+    Writes `autoencoder.safetensors` and `statistics.safetensors` into a folder.
 
     Arguments:
         config: What to train, and how.
         folder: Where checkpoints, curves and results go.
         progress: Whether to show a progress bar.
+
+    Raises:
+        UserError: If the data can't be used, or the folder holds another training.
     """
     torch.manual_seed(config.training.seed)
     train = StandardisedStates(config.data, config.train, harmonics=config.harmonics)
@@ -110,10 +120,13 @@ def train_autoencoder(config: AutoencoderConfig, folder: Path, *, progress: bool
         x = train.states[indices]
         shape = (len(x), *module.latent_shape)
         reconstruction, _ = model(x, config.latent_noise * torch.randn(shape, generator=generator))
-        return (reconstruction.float() - x).square().mean()
+        loss: Tensor = (reconstruction.float() - x).square().mean()
+        return loss
 
     def validate(model: nn.Module) -> dict[str, float]:
-        error = torch.stack([(model(part)[0] - part).square().mean((0, 2, 3)) for part in held.split(32)]).mean(0)
+        parts = torch.split(held, 32)
+        errors = [(model(part)[0] - part).square().mean((0, 2, 3)) for part in parts]
+        error = torch.stack(errors).mean(0)
         return {"rmse": error.mean().sqrt().item(), "worst_channel": error.max().sqrt().item()}
 
     trainer = Trainer(module, objective, validate, len(train.states), config.training, folder)
@@ -129,5 +142,5 @@ def train_autoencoder(config: AutoencoderConfig, folder: Path, *, progress: bool
 @torch.no_grad()
 def standardise_latents(autoencoder: Autoencoder, states: Tensor) -> None:
     r"""Gives the latents of some states zero mean and unit variance, by channel."""
-    z = torch.cat([autoencoder.encode(part) for part in states.split(128)])
+    z = torch.cat([autoencoder.encode(part) for part in torch.split(states, 128)])
     autoencoder.standardise(z.mean((0, 2, 3)), z.std((0, 2, 3)))

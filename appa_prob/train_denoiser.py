@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from appa_prob.samplers import GaussianDenoiser, PreconditionedDenoiser, VESchedule, denoising_loss
 
 from .autoencoder import Autoencoder
+from .errors import UserError
 from .files import load_tensors, save_tensors
 from .statistics import Statistics, seasonal_basis
 from .train_autoencoder import AutoencoderConfig, Period, StandardisedStates
@@ -76,8 +77,15 @@ class DenoiserConfig(BaseModel):
     training: TrainingConfig
 
 
-def build_denoiser(config: DenoiserConfig, covariance: TrajectoryCovariance) -> PreconditionedDenoiser:
-    r"""The untrained denoiser around the Gaussian prior of a given covariance, whose denoiser it equals at first."""
+def build_denoiser(
+    config: DenoiserConfig, covariance: TrajectoryCovariance
+) -> PreconditionedDenoiser:
+    r"""The untrained denoiser around a Gaussian prior, whose denoiser it equals at first.
+
+    Arguments:
+        config: The sizes of the network, and the noise levels.
+        covariance: The covariance of the prior, of trajectories with shape :math:`(W, c, h, w)`.
+    """
     window, channels, *grid = covariance.in_shape
     network = TrajectoryTransformer(
         2 * channels,
@@ -99,18 +107,24 @@ def date_features(times: NDArray[np.datetime64]) -> Tensor:
     return seasonal_basis(times, 1)[:, 1:]
 
 
-def train_denoiser(config: DenoiserConfig, folder: Path, *, progress: bool = True) -> PreconditionedDenoiser:
+def train_denoiser(
+    config: DenoiserConfig, folder: Path, *, progress: bool = True
+) -> PreconditionedDenoiser:
     r"""Trains a denoiser and writes `denoiser.safetensors` into a folder.
 
     Arguments:
         config: What to train, and how.
         folder: Where checkpoints, curves and results go.
         progress: Whether to show a progress bar.
+
+    Raises:
+        UserError: If the data or the autoencoder can't be used, or the folder holds another
+            training.
     """
     torch.manual_seed(config.training.seed)
     autoencoder, statistics = load_autoencoder(config.autoencoder)
-    train, train_dates = _latents(config.data, config.train, autoencoder, statistics)
-    held, held_dates = _latents(config.data, config.validation, autoencoder, statistics)
+    train, train_dates = _latents(config, config.train, autoencoder, statistics)
+    held, held_dates = _latents(config, config.validation, autoencoder, statistics)
     covariance = TrajectoryCovariance.fit(train, config.window)
     module = build_denoiser(config, covariance)
     steps = torch.arange(config.window)
@@ -123,30 +137,22 @@ def train_denoiser(config: DenoiserConfig, folder: Path, *, progress: bool = Tru
         eps = torch.randn(x.shape, generator=generator)
         return denoising_loss(model, x, model.schedule.time(sigma), eps, date=train_dates[places])
 
-    starts = torch.arange(0, len(held) - config.window, max(len(held) // 96, 1))
-
     def validate(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, PreconditionedDenoiser)
-        figures = {}
-        for sigma in (0.1, 0.3, 1.0, 3.0):
-            generator = torch.Generator().manual_seed(0)
-            places = starts.unsqueeze(-1) + steps
-            losses = []
-            for part in places.split(16):
-                x = held[part]
-                eps = torch.randn(x.shape, generator=generator)
-                t = model.schedule.time(torch.tensor(sigma)).expand(len(x))
-                losses.append(denoising_loss(model, x, t, eps, date=held_dates[part]) * len(x))
-            figures[f"loss_{sigma:g}"] = float(sum(losses)) / len(starts)
-        return figures
+        return _validation_losses(model, held, held_dates, steps)
 
     items = len(train) - config.window + 1
     trainer = Trainer(module, objective, validate, items, config.training, folder)
     average = trainer.run(progress=progress)
     assert isinstance(average, PreconditionedDenoiser)
     tensors = {f"network.{k}": v for k, v in average.network.state_dict().items()}
-    tensors |= {"space": torch.view_as_real(covariance.basis.space), "lags": torch.view_as_real(covariance.lags)}
-    save_tensors(Path(folder) / "denoiser.safetensors", tensors, {"config": config.model_dump(mode="json")})
+    tensors |= {
+        "space": torch.view_as_real(covariance.basis.space),
+        "lags": torch.view_as_real(covariance.lags),
+    }
+    save_tensors(
+        Path(folder) / "denoiser.safetensors", tensors, {"config": config.model_dump(mode="json")}
+    )
     return average
 
 
@@ -157,16 +163,44 @@ def load_autoencoder(folder: Path) -> tuple[Autoencoder, Statistics]:
     statistics = Statistics(**fitted)
     config = AutoencoderConfig.model_validate(metadata["config"])
     channels, rows, columns = statistics.coefficients.shape[1:]
-    autoencoder = Autoencoder(channels, (rows, columns), config.latent_channels, config.widths, config.blocks)
+    autoencoder = Autoencoder(
+        channels, (rows, columns), config.latent_channels, config.widths, config.blocks
+    )
     autoencoder.load_state_dict(tensors)
     return autoencoder.eval().requires_grad_(False), statistics
 
 
 @torch.no_grad()
-def _latents(path: Path, period: Period, autoencoder: Autoencoder, statistics: Statistics) -> tuple[Tensor, Tensor]:
-    states = StandardisedStates(path, period, statistics)
-    latents = torch.cat([autoencoder.encode(part) for part in states.states.split(128)])
+def _latents(
+    config: DenoiserConfig, period: Period, autoencoder: Autoencoder, statistics: Statistics
+) -> tuple[Tensor, Tensor]:
+    states = StandardisedStates(config.data, period, statistics)
+    if len(states.states) <= config.window:
+        raise UserError(
+            f"expected more than {config.window} states, the window, in each period, "
+            f"got {len(states.states)}: choose longer periods or a shorter window"
+        )
+    latents = torch.cat([autoencoder.encode(part) for part in torch.split(states.states, 128)])
     return latents, date_features(states.times)
+
+
+def _validation_losses(
+    model: PreconditionedDenoiser, held: Tensor, dates: Tensor, steps: Tensor
+) -> dict[str, float]:
+    r"""The losses at four noise levels, on about 96 windows with the same noise each time."""
+    starts = torch.arange(0, len(held) - len(steps), max(len(held) // 96, 1))
+    places = starts.unsqueeze(-1) + steps
+    figures = {}
+    for sigma in (0.1, 0.3, 1.0, 3.0):
+        generator = torch.Generator().manual_seed(0)
+        losses = []
+        for part in torch.split(places, 16):
+            x = held[part]
+            eps = torch.randn(x.shape, generator=generator)
+            t = model.schedule.time(torch.tensor(sigma)).expand(len(x))
+            losses.append(denoising_loss(model, x, t, eps, date=dates[part]) * len(x))
+        figures[f"loss_{sigma:g}"] = float(sum(losses)) / len(starts)
+    return figures
 
 
 def _noise_levels(count: int, noise: NoiseConfig, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,7 @@
 r"""The training loop that the autoencoder and the denoiser share.
 
-All that is random is drawn from the seed and the number of the step, so a training that was killed goes on from its last
-checkpoint as if nothing had happened.
+All that is random is drawn from the seed and the number of the step, so a training that was killed
+goes on from its last checkpoint as if nothing had happened.
 """
 
 import json
@@ -27,7 +27,9 @@ Validation = Callable[[nn.Module], dict[str, float]]
 
 
 class TrainingConfig(BaseModel):
-    r"""How to train: AdamW with a warm-up, a cosine decay to zero and an exponential moving average of the weights.
+    r"""How to train.
+
+    AdamW with a warm-up, a cosine decay to zero and an exponential moving average of the weights.
 
     Attributes:
         steps: The number of steps.
@@ -81,21 +83,41 @@ class Trainer:
     ) -> None:
         self.module, self.objective, self.validation = module, objective, validation
         self.items, self.config, self.folder = items, config, Path(folder)
-        self.average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(module, multi_avg_fn=average)
         self.optimizer = torch.optim.AdamW(
-            module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+            module.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.99),
         )
         self.step = 0
         self.checkpoint = self.folder / "checkpoint.safetensors"
         self.metrics = self.folder / "metrics.jsonl"
 
     def run(self, *, progress: bool = True) -> nn.Module:
-        r"""Trains from the last checkpoint, or from the start, to the last step; returns the averaged module."""
+        r"""Trains from the last checkpoint, or from the start, to the last step.
+
+        Arguments:
+            progress: Whether to show a progress bar.
+
+        Returns:
+            The averaged module.
+
+        Raises:
+            UserError: As :meth:`load`.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self.load()
         saved = time.monotonic()
-        bar = tqdm(total=self.config.steps, initial=self.step, disable=not progress, unit="step", mininterval=1.0)
+        bar = tqdm(
+            total=self.config.steps,
+            initial=self.step,
+            disable=not progress,
+            unit="step",
+            mininterval=1.0,
+        )
         running = torch.zeros(())
         with bar:
             for indices, generator in self._batches():
@@ -129,27 +151,33 @@ class Trainer:
         return loss.detach()
 
     def save(self) -> None:
-        r"""Writes the checkpoint: weights, averaged weights, state of the optimizer and the step."""
+        r"""Writes the checkpoint.
+
+        It holds the weights, the averaged weights, the state of the optimizer and the step.
+        """
         tensors = {f"module/{k}": v for k, v in self.module.state_dict().items()}
         tensors |= {f"average/{k}": v for k, v in self.average.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{k}": v for k, v in state.items()}
-        save_tensors(self.checkpoint, tensors, {"step": self.step, "config": self.config.model_dump()})
+        save_tensors(
+            self.checkpoint, tensors, {"step": self.step, "config": self.config.model_dump()}
+        )
 
     def load(self) -> None:
         r"""Reads the checkpoint.
 
         Raises:
-            UserError: If the checkpoint is truncated, or belongs to a training with another configuration.
+            UserError: If the checkpoint is truncated, or belongs to a training with another
+                configuration or another module.
         """
         tensors, metadata = load_tensors(self.checkpoint)
-        if metadata["config"] != self.config.model_dump():
-            raise UserError(
-                f"{self.checkpoint} was written with another training configuration: "
-                "take the same configuration to go on, or another output folder to start anew"
-            )
-        self.module.load_state_dict(_under("module", tensors))
-        self.average.load_state_dict(_under("average", tensors))
+        if metadata.get("config") != self.config.model_dump():
+            raise self._refusal("training configuration")
+        try:
+            self.module.load_state_dict(_under("module", tensors))
+            self.average.load_state_dict(_under("average", tensors))
+        except RuntimeError:  # names or shapes of weights differ
+            raise self._refusal("module") from None
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in _under("optimizer", tensors).items():
             index, name = key.split("/")
@@ -158,6 +186,12 @@ class Trainer:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.step = int(metadata["step"])  # type: ignore[call-overload]
         self._forget_metrics()
+
+    def _refusal(self, what: str) -> UserError:
+        return UserError(
+            f"{self.checkpoint} was written with another {what}: "
+            "take the same configuration to go on, or another output folder to start anew"
+        )
 
     def _batches(self) -> Iterator[tuple[Tensor, torch.Generator]]:
         batch, seed = self.config.batch_size, self.config.seed
@@ -186,12 +220,18 @@ class Trainer:
     def _forget_metrics(self) -> None:
         if self.metrics.exists():
             lines = self.metrics.read_text().splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
+            kept = [
+                line
+                for line in lines
+                if line.endswith("}") and json.loads(line)["step"] <= self.step
+            ]
             self.metrics.write_text("".join(line + "\n" for line in kept))
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    return {k.removeprefix(prefix + "/"): v for k, v in tensors.items() if k.startswith(prefix + "/")}
+    return {
+        k.removeprefix(prefix + "/"): v for k, v in tensors.items() if k.startswith(prefix + "/")
+    }
 
 
 def _generator(seed: int, stream: int, index: int) -> torch.Generator:

@@ -1,15 +1,20 @@
-r"""The Gaussian that trajectories of latents would follow if the atmosphere were linear and blind to longitude.
+r"""A Gaussian for trajectories of latents.
 
-Latents :math:`z_l(c, \varphi, \lambda)` are taken as a process that is stationary in time :math:`l` and in longitude
-:math:`\lambda`. A Fourier transform over longitude separates the zonal wavenumbers :math:`m`. For each of them the
-covariance over the :math:`n` pairs of a channel and a latitude is diagonalised, :math:`\Sigma_m = U_m \Lambda_m U_m^*`,
-and the complex time series of each mode, taken as independent of the other modes, has a Hermitian Toeplitz covariance over
-the states of a window, :math:`\Gamma_{mi} = V_{mi} \Lambda_{mi} V_{mi}^*`, whose phase is the speed at which waves travel:
+It is the one that they would follow if the atmosphere were linear and blind to longitude.
+
+Latents :math:`z_l(c, \varphi, \lambda)` are taken as a process that is stationary in time
+:math:`l` and in longitude :math:`\lambda`. A Fourier transform over longitude separates the zonal
+wavenumbers :math:`m`. For each of them the covariance over the :math:`n` pairs of a channel and a
+latitude is diagonalised, :math:`\Sigma_m = U_m \Lambda_m U_m^*`. The complex time series of each
+mode, taken as independent of the other modes, has a Hermitian Toeplitz covariance over the states
+of a window, :math:`\Gamma_{mi} = V_{mi} \Lambda_{mi} V_{mi}^*`, whose phase is the speed at which
+waves travel:
 
 .. math:: \Sigma = Q \, \mathrm{diag}(\lambda) \, Q^T \qquad
     Q^T = \{V_{mi}^*\} \circ \{U_m^*\} \circ \mathrm{Fourier}_\lambda
 
-with :math:`Q` real and orthogonal, and any function of :math:`\Sigma` at the cost of two such transforms.
+with :math:`Q` real and orthogonal, and any function of :math:`\Sigma` at the cost of two such
+transforms.
 """
 
 import math
@@ -25,20 +30,27 @@ __all__ = ["TrajectoryBasis", "TrajectoryCovariance"]
 class TrajectoryBasis(Operator):
     r"""The orthogonal basis :math:`Q`, from coefficients to trajectories.
 
-    Coefficients have shape :math:`(w, n, W)`, trajectories :math:`(W, c, h, w)`. Along the first axis of the coefficients
-    lie the real parts of wavenumbers :math:`0` to :math:`w / 2`, then the imaginary parts of those in between.
+    Coefficients have shape :math:`(w, n, W)`, trajectories :math:`(W, c, h, w)`. Along the first
+    axis of the coefficients lie the real parts of wavenumbers :math:`0` to :math:`w / 2`, then the
+    imaginary parts of those in between.
 
     Arguments:
-        space: The modes :math:`U_m`, complex, with shape :math:`(w / 2 + 1, n, n)`; real for the first and the last.
+        space: The modes :math:`U_m`, complex, with shape :math:`(w / 2 + 1, n, n)`; real for the
+            first and the last.
         time: The modes :math:`V_{mi}`, complex, with shape :math:`(w / 2 + 1, n, W, W)`; likewise.
         grid: The shape :math:`(c, h, w)` of a latent.
+
+    Raises:
+        ValueError: If :math:`w` is odd, or the modes don't fit the grid.
     """
 
     def __init__(self, space: Tensor, time: Tensor, grid: torch.Size) -> None:
         channels, rows, columns = grid
         window = time.shape[-1]
         if columns % 2 or space.shape != (columns // 2 + 1, channels * rows, channels * rows):
-            raise ValueError(f"expected an even grid {tuple(grid)} and modes to match, got {tuple(space.shape)}")
+            raise ValueError(
+                f"expected an even grid {tuple(grid)} and modes to match, got {tuple(space.shape)}"
+            )
         super().__init__((columns, channels * rows, window), (window, *grid))
         self.space, self.time, self.grid = space, time, torch.Size(grid)
 
@@ -46,31 +58,37 @@ class TrajectoryBasis(Operator):
         r"""Coefficients to trajectories."""
         waves, (count, modes, window) = _to_complex(x), self.time.shape[:3]
         batch = waves.shape[:-3]
-        waves = waves.reshape(-1, count, modes, window).permute(1, 2, 0, 3).reshape(count * modes, -1, window)
+        waves = waves.reshape(-1, count, modes, window).permute(1, 2, 0, 3)
+        waves = waves.reshape(count * modes, -1, window)
         waves = waves @ self.time.flatten(0, 1).mT
-        waves = waves.reshape(count, modes, -1, window).permute(0, 2, 3, 1).reshape(count, -1, modes)
+        waves = waves.reshape(count, modes, -1, window).permute(0, 2, 3, 1)
+        waves = waves.reshape(count, -1, modes)
         waves = (waves @ self.space.mT).reshape(count, -1, window, modes).permute(1, 2, 3, 0)
-        waves = waves.unflatten(2, tuple(self.grid[:2]))
-        return torch.fft.irfft(waves, n=self.grid[2], norm="ortho").reshape(*batch, *self.out_shape)
+        waves = waves.reshape(-1, window, *self.grid[:2], count)
+        x = torch.fft.irfft(waves, n=self.grid[2], norm="ortho")
+        return x.reshape(*batch, *self.out_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
         r"""Trajectories to coefficients."""
         batch, (count, modes, window) = y.shape[:-4], self.time.shape[:3]
         waves = torch.fft.rfft(y.reshape(-1, *self.out_shape), norm="ortho").flatten(2, 3)
         waves = waves.permute(3, 0, 1, 2).reshape(count, -1, modes) @ self.space.conj()
-        waves = waves.reshape(count, -1, window, modes).permute(0, 3, 1, 2).reshape(count * modes, -1, window)
+        waves = waves.reshape(count, -1, window, modes).permute(0, 3, 1, 2)
+        waves = waves.reshape(count * modes, -1, window)
         waves = waves @ self.time.flatten(0, 1).conj()
         waves = waves.reshape(count, modes, -1, window).permute(2, 0, 1, 3)
         return _to_real(waves).reshape(*batch, *self.in_shape)
 
 
 class TrajectoryCovariance(Eigenbasis):
-    r"""The covariance :math:`\Sigma = Q \, \mathrm{diag}(\lambda) \, Q^T` of trajectories of latents.
+    r"""The covariance of trajectories of latents.
+
+    .. math:: \Sigma = Q \, \mathrm{diag}(\lambda) \, Q^T
 
     Arguments:
         space: The modes :math:`U_m`, complex, with shape :math:`(w / 2 + 1, n, n)`.
-        lags: The covariances of each mode with itself :math:`0, \dots, W - 1` states before, complex, with shape
-            :math:`(w / 2 + 1, n, W)`.
+        lags: The covariances of each mode with itself :math:`0, \dots, W - 1` states before,
+            complex, with shape :math:`(w / 2 + 1, n, W)`.
         grid: The shape :math:`(c, h, w)` of a latent.
         floor: The smallest eigenvalue.
 
@@ -81,11 +99,15 @@ class TrajectoryCovariance(Eigenbasis):
         torch.Size([3, 2, 4, 8])
     """
 
+    basis: TrajectoryBasis
+
     def __init__(self, space: Tensor, lags: Tensor, grid: torch.Size, floor: float = 1e-6) -> None:
         window = lags.shape[-1]
         first = torch.arange(window, device=lags.device)
         distance = first.unsqueeze(-1) - first
-        gamma = torch.where(distance >= 0, lags[..., distance.abs()], lags[..., distance.abs()].conj())
+        gamma = torch.where(
+            distance >= 0, lags[..., distance.abs()], lags[..., distance.abs()].conj()
+        )
         eigenvalues, time = torch.linalg.eigh(gamma)
         for edge in (0, -1):
             eigenvalues[edge], real = torch.linalg.eigh(gamma[edge].real)
@@ -101,6 +123,9 @@ class TrajectoryCovariance(Eigenbasis):
         Arguments:
             z: Latents at equal steps, with shape :math:`(L, c, h, w)`.
             window: The number :math:`W` of states of a trajectory.
+
+        Raises:
+            ValueError: If there are not more latents than states in a window.
         """
         if len(z) <= window:
             raise ValueError(f"expected more than {window} latents, the window, got {len(z)}")
@@ -110,18 +135,21 @@ class TrajectoryCovariance(Eigenbasis):
             real = waves[edge].real
             space[edge] = torch.linalg.eigh(real.mT @ real / len(z))[1].to(space)
         series = waves @ space.conj()
-        lags = [(series[:, k:] * series[:, : len(z) - k].conj()).sum(1) / len(z) for k in range(window)]
+        lags = [
+            (series[:, k:] * series[:, : len(z) - k].conj()).sum(1) / len(z) for k in range(window)
+        ]
         return cls(space, torch.stack(lags, dim=-1), z.shape[1:])
 
 
 def _to_complex(x: Tensor) -> Tensor:
     half = x.shape[-3] // 2
     inner = torch.complex(x[..., 1:half, :, :], x[..., half + 1 :, :, :]) / math.sqrt(2)
-    edges = (torch.complex(edge, torch.zeros_like(edge)) for edge in (x[..., :1, :, :], x[..., half : half + 1, :, :]))
-    first, last = edges
-    return torch.cat((first, inner, last), dim=-3)
+    first, last = x[..., :1, :, :], x[..., half : half + 1, :, :]
+    return torch.cat((first.to(inner), inner, last.to(inner)), dim=-3)
 
 
 def _to_real(z: Tensor) -> Tensor:
     inner = z[..., 1:-1, :, :] * math.sqrt(2)
-    return torch.cat((z[..., :1, :, :].real, inner.real, z[..., -1:, :, :].real, inner.imag), dim=-3)
+    return torch.cat(
+        (z[..., :1, :, :].real, inner.real, z[..., -1:, :, :].real, inner.imag), dim=-3
+    )

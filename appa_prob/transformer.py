@@ -12,11 +12,13 @@ __all__ = ["TrajectoryTransformer"]
 class TrajectoryTransformer(nn.Module):
     r"""A transformer over all patches of all states of a window, modulated by the noise level.
 
-    .. math:: F_\theta(x, c_\mathrm{noise}, \mathrm{date}) \qquad x \in \mathbb{R}^{W \times C \times H \times W'}
+    .. math:: F_\theta(x, c_\mathrm{noise}, \mathrm{date})
+        \qquad x \in \mathbb{R}^{W \times C \times H \times W'}
 
-    Each state is cut into patches; a token is a patch, plus learned embeddings of its time in the window and its place on
-    the globe, plus an embedding of its date. Each block is modulated by the noise level (adaptive layer normalisation with
-    one modulation network for all blocks). The output is zero at first.
+    Each state is cut into patches; a token is a patch, plus learned embeddings of its time in the
+    window and its place on the globe, plus an embedding of its date. Each block is modulated by
+    the noise level (adaptive layer normalisation with one modulation network for all blocks). The
+    output is zero at first.
 
     References:
         | Scalable Diffusion Models with Transformers (Peebles and Xie, 2023)
@@ -41,7 +43,8 @@ class TrajectoryTransformer(nn.Module):
         ValueError: If patches do not tile the grid, or heads the width.
 
     Example:
-        >>> f = TrajectoryTransformer(8, 4, window=3, grid=(4, 8), patch=2, width=32, depth=1, heads=2)
+        >>> sizes = {"patch": 2, "width": 32, "depth": 1, "heads": 2}
+        >>> f = TrajectoryTransformer(8, 4, window=3, grid=(4, 8), **sizes)
         >>> f(torch.randn(5, 3, 8, 4, 8), torch.zeros(5), date=torch.randn(5, 3, 2)).shape
         torch.Size([5, 3, 4, 4, 8])
     """
@@ -64,14 +67,18 @@ class TrajectoryTransformer(nn.Module):
         if grid[0] % patch or grid[1] % patch:
             raise ValueError(f"expected a patch that tiles the grid {tuple(grid)}, got {patch}")
         if width % heads or width % 2:
-            raise ValueError(f"expected an even width that is a multiple of {heads} heads, got {width}")
+            raise ValueError(
+                f"expected an even width that is a multiple of {heads} heads, got {width}"
+            )
         self.patch, self.width, self.out_channels = patch, width, out_channels
         places = (grid[0] // patch) * (grid[1] // patch)
         self.embed = nn.Linear(in_channels * patch**2, width)
         self.time_embedding = nn.Parameter(0.02 * torch.randn(window, 1, width))
         self.place_embedding = nn.Parameter(0.02 * torch.randn(1, places, width))
         self.date_embedding = nn.Linear(date_features, width)
-        self.modulation = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 6 * width))
+        self.modulation = nn.Sequential(
+            nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 6 * width)
+        )
         self.blocks = nn.ModuleList(_Block(width, heads, expansion) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.unembed = nn.Linear(width, out_channels * patch**2)
@@ -103,9 +110,10 @@ class TrajectoryTransformer(nn.Module):
         modulation = self.modulation(_fourier(c_noise, self.width).to(tokens)).unsqueeze(1)
         for block in self.blocks:
             tokens = block(tokens, modulation)
-        y = self.unembed(self.norm(tokens)).transpose(-1, -2)
+        y: Tensor = self.unembed(self.norm(tokens)).transpose(-1, -2)
         y = y.reshape(count, -1, window, rows, columns).transpose(1, 2)
-        return F.pixel_shuffle(y, self.patch).reshape(*batch, window, self.out_channels, height, breadth)
+        y = F.pixel_shuffle(y, self.patch)
+        return y.reshape(*batch, window, self.out_channels, height, breadth)
 
 
 class _Block(nn.Module):
@@ -126,10 +134,13 @@ class _Block(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v).transpose(-2, -3).flatten(-2)
         x = x + (1 + gate) * self.out(attended)
         hidden = F.silu(self.up(self.norm(x) * (1 + scale_2) + shift_2))
-        return x + (1 + gate_2) * self.down(hidden)
+        y: Tensor = x + (1 + gate_2) * self.down(hidden)
+        return y
 
 
 def _fourier(c_noise: Tensor, features: int) -> Tensor:
-    frequencies = torch.exp(torch.linspace(math.log(0.5), math.log(16.0), features // 2, device=c_noise.device))
+    frequencies = torch.exp(
+        torch.linspace(math.log(0.5), math.log(16.0), features // 2, device=c_noise.device)
+    )
     angles = c_noise.unsqueeze(-1) * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1)

@@ -19,7 +19,7 @@ import typer
 from appa_prob.appa import Appa
 from appa_prob.cli import read_config
 from appa_prob.dataset import open_dataset, select_period
-from appa_prob.experiment import ReanalysisConfig, load_truth
+from appa_prob.experiment import BaselineConfig, ReanalysisConfig, load_truth
 from appa_prob.observe import observe
 from appa_prob.reanalysis import reanalyse
 from appa_prob.report import Report, report_scores
@@ -96,11 +96,9 @@ def main(
         name = np.datetime_as_string(times[first], unit="h")
         path = output / f"{name}.csv"
         if not path.exists():
-            changes = {"data": data, "start": name, "baselines": {"every": every}}
-            window = ReanalysisConfig.model_validate(
-                base.model_dump(exclude={"networks"})
-                | changes
-                | {"networks": [n.model_dump(exclude_unset=True) for n in base.networks]}
+            scored = BaselineConfig(every=every)
+            window = base.model_copy(
+                update={"data": data, "start": name, "baselines": scored}
             )
             table = score_window(window, appa, seed, baselines)
             Report(table, 0, 0).save(path)

@@ -19,6 +19,7 @@ if __name__ != "appa_prob.samplers":
 
 from .ddim import DDIM, DDPM
 from .denoiser import Denoiser
+from .dpm_solver import DPMSolver
 from .dps import DPS
 from .gaussian import ConditionalCovariance, Gaussian
 from .gaussian_denoiser import GaussianDenoiser
@@ -38,6 +39,7 @@ __all__ = [
     "DPS",
     "MMPS",
     "ConditionalCovariance",
+    "DPMSolver",
     "Denoiser",
     "Gaussian",
     "GaussianDenoiser",

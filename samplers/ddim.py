@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .integrator import Draw, Integrator
+from .integrator import Draw, Integrator, Memory
 
 __all__ = ["DDIM", "DDPM"]
 
@@ -55,7 +55,9 @@ class DDIM(Integrator):
         if not 0.0 <= self.eta <= 1.0:
             raise ValueError(f"expected eta in [0, 1], got {self.eta}")
 
-    def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, draw: Draw) -> Tensor:
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: Memory
+    ) -> Tensor:
         return implicit_step(denoiser, x_t, t, s, draw, self.eta)
 
 
@@ -74,7 +76,9 @@ class DDPM(Integrator):
         steps: The number of steps, or the times.
     """
 
-    def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, draw: Draw) -> Tensor:
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: Memory
+    ) -> Tensor:
         return implicit_step(denoiser, x_t, t, s, draw, 1.0)
 
 

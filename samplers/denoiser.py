@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Size, Tensor, nn
 
 from appa_prob.operators import TweedieCovariance
@@ -29,12 +28,14 @@ class Denoiser(nn.Module, ABC):
         schedule: The schedule.
 
     Example:
+        >>> import torch
         >>> from appa_prob.samplers import VESchedule
         >>> class Unit(Denoiser):
         ...     def forward(self, x_t, t, **context):
         ...         alpha, sigma = self.scales(t)
         ...         return alpha * x_t / (alpha**2 + sigma**2)
-        >>> posterior = Unit((3,), VESchedule(0.1, 10.0)).posterior(torch.ones(3), torch.tensor(0.5))
+        >>> denoiser = Unit((3,), VESchedule(0.1, 10.0))
+        >>> posterior = denoiser.posterior(torch.ones(3), torch.tensor(0.5))
         >>> posterior.mean, posterior.covariance(torch.ones(3))
         (tensor([0.5000, 0.5000, 0.5000]), tensor([0.5000, 0.5000, 0.5000]))
     """
@@ -58,8 +59,9 @@ class Denoiser(nn.Module, ABC):
         """
 
     def posterior(self, x_t: Tensor, t: Tensor) -> Gaussian:
-        r"""The Gaussian :math:`\mathcal{N}(\mathbb{E}[x \mid x_t], \mathbb{V}[x \mid x_t])`, with a
-        lazy covariance and one evaluation of the denoiser.
+        r"""The Gaussian :math:`\mathcal{N}(\mathbb{E}[x \mid x_t], \mathbb{V}[x \mid x_t])`.
+
+        The covariance is lazy, and the denoiser is evaluated once.
 
         Arguments:
             x_t: The noisy state, with shape :math:`(*, event)`.
@@ -108,6 +110,7 @@ def over(c: Tensor, event_shape: Size) -> Tensor:
         event_shape: The shape of an event.
 
     Example:
+        >>> import torch
         >>> over(torch.ones(5), Size((2, 3))).shape
         torch.Size([5, 1, 1])
     """

@@ -153,7 +153,9 @@ class ConditionalCovariance(Operator):
             )
         factor, info = self.S.factor
         if bool(info.any()):
-            raise ValueError(f"expected a positive definite covariance of observations, got {self.S!r}")
+            raise ValueError(
+                f"expected a positive definite covariance of observations, got {self.S!r}"
+            )
         rows = flatten(self.S.cross, self.in_shape)
         white = torch.linalg.solve_triangular(factor.to(rows), rows, upper=False)
         return self.S.V.diagonal() - white.square().sum(-2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeAlias
 
 import torch
@@ -13,9 +14,10 @@ from tqdm import tqdm
 
 from .denoiser import Denoiser
 
-__all__ = ["Draw", "Generators", "Integrator", "State"]
+__all__ = ["Draw", "Generators", "Integrator", "Memory", "State"]
 
 Draw: TypeAlias = Callable[[Tensor], Tensor]
+Memory: TypeAlias = dict[str, Tensor]
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
 
 
@@ -56,7 +58,7 @@ class Integrator(ABC):
                 raise ValueError(f"expected at least 1 step, got {self.steps}")
             return
         times = [float(t) for t in self.steps]
-        ordered = all(a > b for a, b in zip(times, times[1:], strict=False))
+        ordered = all(a > b for a, b in pairwise(times))
         if len(times) < 2 or not ordered or not (1.0 >= times[0] and times[-1] >= 0.0):
             raise ValueError(
                 f"expected at least two times, decreasing within [0, 1], got {times[:8]}"
@@ -71,7 +73,9 @@ class Integrator(ABC):
         return tuple(self.steps)
 
     @abstractmethod
-    def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, draw: Draw) -> Tensor:
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: Memory
+    ) -> Tensor:
         r"""Goes from time :math:`t` to :math:`s < t`.
 
         Arguments:
@@ -80,6 +84,7 @@ class Integrator(ABC):
             t: The time, with shape :math:`()`.
             s: The next time, with shape :math:`()`.
             draw: Gives white noise of the shape of its argument.
+            memory: What steps leave for those after them, empty at first.
 
         Returns:
             The state :math:`x_s`.
@@ -142,20 +147,21 @@ class Integrator(ABC):
             FloatingPointError: If the sample is not finite.
         """
         times, draw = self.times, drawing(generator)
+        memory: Memory = {}
         x_t = x_1
         # Scalars of the schedule are computed in double precision, on the device of the state.
         grid = torch.tensor(times, dtype=x_1.dtype, device=x_1.device)
         bar = tqdm(total=len(times) - 1, disable=not progress, unit="step", desc="sampling")
         with torch.no_grad(), bar:
             for i in range(len(times) - 1):
-                x_t = self.step(denoiser, x_t, grid[i], grid[i + 1], draw)
+                x_t = self.step(denoiser, x_t, grid[i], grid[i + 1], draw, memory)
                 bar.update()
                 if callback is not None:
                     callback(State(i + 1, len(times) - 1, times[i + 1], x_t))
         if not bool(torch.isfinite(x_t).all()):
             raise FloatingPointError(
-                "the sample holds values that are not finite: take more steps, fewer iterations of "
-                "the solver, or a larger variance of the errors"
+                "the sample holds values that are not finite: take more steps, fewer iterations "
+                "of the solver, or a larger variance of the errors"
             )
         return x_t
 
@@ -177,7 +183,10 @@ def drawing(generator: Generators | None) -> Draw:
                 f"for a state of shape {tuple(x.shape)}"
             )
         return torch.stack(
-            [torch.randn(x.shape[1:], generator=g, dtype=x.dtype, device=x.device) for g in members]
+            [
+                torch.randn(x.shape[1:], generator=g, dtype=x.dtype, device=x.device)
+                for g in members
+            ]
         )
 
     return draw

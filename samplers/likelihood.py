@@ -95,7 +95,11 @@ class GaussianLikelihood:
         return self.map.in_shape
 
     def log_prob(self, x: Tensor) -> Tensor:
-        r"""Computes :math:`\log \mathcal{N}(y \mid h(x), R)`, with the batch shape of :math:`x`."""
+        r"""Computes :math:`\log \mathcal{N}(y \mid h(x), R)`.
+
+        Arguments:
+            x: The state, with shape :math:`(*, in)`.
+        """
         residual = self.y - self.map(x)
         axes = tuple(range(-len(self.map.out_shape), 0))
         square = residual * self.covariance.solve(residual)

@@ -41,6 +41,8 @@ class PreconditionedDenoiser(Denoiser):
         prior: The Gaussian prior; by default isotropic, of variance `scale` squared.
         scale: The standard deviation of the data, for the isotropic prior.
         channels: The axis of the channels, from the end.
+        precision: The floating type that the network computes in, by automatic mixed precision; by
+            default that of the state. All else is computed in the type of the state.
 
     Example:
         >>> from appa_prob.samplers import VESchedule
@@ -58,8 +60,10 @@ class PreconditionedDenoiser(Denoiser):
         prior: GaussianDenoiser | None = None,
         scale: float = 1.0,
         channels: int = -3,
+        precision: torch.dtype | None = None,
     ) -> None:
         super().__init__(event_shape, schedule)
+        self.precision = precision
         self.network, self.channels, self.informed = network, channels, prior is not None
         if prior is None:
             covariance = Isotropic(torch.tensor(scale**2), self.event_shape)
@@ -82,7 +86,11 @@ class PreconditionedDenoiser(Denoiser):
             rest = (x_t / over(alpha, self.event_shape) - g) / residual
             c_noise = torch.log(sigma / alpha) / 4
         field = torch.cat((rest, g), dim=self.channels) if self.informed else rest
-        correction: Tensor = self.network(field, c_noise, **context)
+        if self.precision is None:
+            correction: Tensor = self.network(field, c_noise, **context)
+        else:
+            with torch.autocast(x_t.device.type, self.precision):
+                correction = self.network(field, c_noise, **context)
         return g + error * correction.to(g.dtype)
 
     def weight(self, t: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .ddim import implicit_step
 from .denoiser import Denoiser
-from .integrator import Draw, Integrator
+from .integrator import Draw, Integrator, Memory
 
 __all__ = ["PredictorCorrector"]
 
@@ -54,7 +54,9 @@ class PredictorCorrector(Integrator):
         if not 0 < self.delta <= 1:
             raise ValueError(f"expected delta in (0, 1], got {self.delta}")
 
-    def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, draw: Draw) -> Tensor:
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: Memory
+    ) -> Tensor:
         x_s = implicit_step(denoiser, x_t, t, s, draw, 0.0)
         if float(s) <= self.times[-1]:
             return x_s

@@ -2,11 +2,13 @@ r"""The exact law of a sampler whose every part is affine."""
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .integrator import Integrator
+from .integrator import Draw, Integrator, Memory
 
 __all__ = ["affine_law"]
 
@@ -67,10 +69,7 @@ def _run(integrator: Integrator, denoiser: Denoiser, streams: Tensor) -> Tensor:
     alpha, sigma = denoiser.schedule(streams.new_tensor(integrator.times[0]))
     x_t = torch.hypot(alpha, sigma) * next(remaining)
     times = [streams.new_tensor(t) for t in integrator.times]
-    with torch.no_grad():
-        for t, s in zip(times, times[1:], strict=False):
-            x_t = integrator.step(denoiser, x_t, t, s, lambda x: next(remaining))
-    return x_t
+    return _steps(integrator, denoiser, x_t, times, lambda x: next(remaining))
 
 
 def _draws(integrator: Integrator, denoiser: Denoiser, dtype: torch.dtype) -> int:
@@ -83,7 +82,15 @@ def _draws(integrator: Integrator, denoiser: Denoiser, dtype: torch.dtype) -> in
 
     x_t = torch.zeros(denoiser.event_shape, dtype=dtype)
     times = [x_t.new_tensor(t) for t in integrator.times]
-    with torch.no_grad():
-        for t, s in zip(times, times[1:], strict=False):
-            x_t = integrator.step(denoiser, x_t, t, s, draw)
+    _steps(integrator, denoiser, x_t, times, draw)
     return count
+
+
+def _steps(
+    integrator: Integrator, denoiser: Denoiser, x_t: Tensor, times: list[Tensor], draw: Draw
+) -> Tensor:
+    memory: Memory = {}
+    with torch.no_grad():
+        for t, s in pairwise(times):
+            x_t = integrator.step(denoiser, x_t, t, s, draw, memory)
+    return x_t

@@ -92,7 +92,9 @@ class WindowedDenoiser(Denoiser):
         known = {name: getattr(self, f"context_{name}") for name in self.names}
         means = self.denoiser(windows, times, **known, **context)
         tail = (1,) * (len(self.event_shape) - 1)
-        parts = (means * self.weights.to(means).reshape(count, window, *tail)).flatten(axis, axis + 1)
+        parts = (means * self.weights.to(means).reshape(count, window, *tail)).flatten(
+            axis, axis + 1
+        )
         return torch.zeros_like(x_t).index_add(axis, self.places.flatten(), parts)
 
 

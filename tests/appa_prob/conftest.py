@@ -25,7 +25,9 @@ def tiny_world(states: int = 160) -> xr.Dataset:
     wave = (amplitude * np.sin(2 * phase))[:, None] * np.cos(np.deg2rad(LATITUDE))[:, None]
     noise = 0.1 * rng.standard_normal((5, states, 8, 16))
     temperature = 280 + 5 * np.stack((wave, -wave), 1) + noise[:2].swapaxes(0, 1)
-    wind = 10 * np.stack((np.roll(wave, 2, -1), np.roll(wave, 3, -1)), 1) + noise[2:4].swapaxes(0, 1)
+    wind = 10 * np.stack((np.roll(wave, 2, -1), np.roll(wave, 3, -1)), 1) + noise[2:4].swapaxes(
+        0, 1
+    )
     pressure = 1e5 + 500 * wave + 10 * noise[4]
     dims = ("time", "level", "latitude", "longitude")
     return xr.Dataset(

@@ -47,7 +47,9 @@ def refused(folder: Path, config: Config, *messages: str, options: tuple[str, ..
     assert [p.name for p in folder.iterdir()] == ["config.yaml"], "something was left behind"
 
 
-def test_the_job_writes_an_ensemble_scores_and_a_figure(tmp_path: Path, experiment: Config) -> None:
+def test_the_job_writes_an_ensemble_scores_and_a_figure(
+    tmp_path: Path, experiment: Config
+) -> None:
     code, text = run(tmp_path, experiment, "--seed", "3")
     assert code == 0
     dataset = xr.open_zarr(tmp_path / "out.zarr", chunks=None)

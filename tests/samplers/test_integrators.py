@@ -31,7 +31,9 @@ def posterior(device: torch.device) -> Denoiser:
 
 
 @pytest.mark.parametrize("integrator", INTEGRATORS, ids=str)
-def test_a_batch_is_its_members_sampled_alone(integrator: Integrator, device: torch.device) -> None:
+def test_a_batch_is_its_members_sampled_alone(
+    integrator: Integrator, device: torch.device
+) -> None:
     d = posterior(device)
     generators = [torch.Generator(device).manual_seed(i) for i in range(4)]
     x = integrator(d, integrator.noise(d, (4,), generator=generators), generator=generators)
@@ -42,7 +44,9 @@ def test_a_batch_is_its_members_sampled_alone(integrator: Integrator, device: to
 
 
 @pytest.mark.parametrize("integrator", INTEGRATORS, ids=str)
-def test_one_seed_gives_one_sample_bit_for_bit(integrator: Integrator, device: torch.device) -> None:
+def test_one_seed_gives_one_sample_bit_for_bit(
+    integrator: Integrator, device: torch.device
+) -> None:
     def run(seed: int) -> Tensor:
         d, g = posterior(device), torch.Generator(device).manual_seed(seed)
         return integrator(d, integrator.noise(d, (4,), generator=g), generator=g)
@@ -61,7 +65,9 @@ def test_times_may_be_given(device: torch.device) -> None:
     assert abs(float(scale) / float(torch.tensor(1 + 10.0**2).sqrt()) - 1) < 0.02
 
 
-def test_callbacks_see_every_step(device: torch.device, capsys: pytest.CaptureFixture[str]) -> None:
+def test_callbacks_see_every_step(
+    device: torch.device, capsys: pytest.CaptureFixture[str]
+) -> None:
     d, states = posterior(device), list[State]()
     x_0 = DDIM(5)(d, torch.randn(2, 3, device=device), callback=states.append, progress=True)
     assert [s.step for s in states] == [1, 2, 3, 4, 5]

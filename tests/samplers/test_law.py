@@ -1,6 +1,7 @@
 """Samplers have the law that theory gives, found without Monte Carlo."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from appa_prob.samplers import (
     DDIM,
     DDPM,
     MMPS,
+    DPMSolver,
     Gaussian,
     GaussianDenoiser,
     GaussianLikelihood,
@@ -63,7 +65,9 @@ def test_mmps_is_the_denoiser_of_the_exact_posterior(
     mu, sigma, A, y, r = problem(seed, n, m)
     posterior_mean, posterior_covariance = kalman(mu, sigma, A, y, r)
     exact = GaussianDenoiser(
-        posterior_mean, Dense((posterior_covariance + posterior_covariance.mT) / 2, symmetric=True), schedule
+        posterior_mean,
+        Dense((posterior_covariance + posterior_covariance.mT) / 2, symmetric=True),
+        schedule,
     )
     denoiser = guided(schedule, mu, sigma, A, y, r)
     time = torch.tensor(t).double()
@@ -72,9 +76,7 @@ def test_mmps_is_the_denoiser_of_the_exact_posterior(
     expected, actual = exact.posterior(x_t, time), denoiser.posterior(x_t, time)
     torch.testing.assert_close(actual.mean, expected.mean, rtol=1e-7, atol=1e-7)
     v = torch.eye(n).double().unsqueeze(1).expand(n, 4, n)
-    torch.testing.assert_close(
-        actual.covariance(v), expected.covariance(v), rtol=1e-6, atol=1e-7
-    )
+    torch.testing.assert_close(actual.covariance(v), expected.covariance(v), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -97,14 +99,35 @@ def test_law_converges_to_the_posterior_at_order_one(schedule: Schedule, make) -
         found_mean, found = affine_law(make(steps), denoiser)
         gap = torch.linalg.matrix_norm(found - covariance) / torch.linalg.matrix_norm(covariance)
         errors.append(float(gap + (found_mean - mean).norm() / mean.norm()))
-    slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    slopes = [math.log2(a / b) for a, b in pairwise(errors)]
     assert errors[-1] < 0.3, errors
     assert all(0.7 < slope < 1.5 for slope in slopes), (errors, slopes)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES[:2], ids=lambda s: type(s).__name__)
+def test_the_law_of_dpm_solver_converges_at_order_two(schedule: Schedule) -> None:
+    mu, sigma, A, y, r = problem(1)
+    denoiser = guided(schedule, mu, sigma, A, y, r)
+
+    def law(steps: int) -> tuple[Tensor, Tensor]:
+        # Equal steps of the logarithm of the noise-to-signal ratio.
+        ratios = torch.logspace(math.log10(100.0), math.log10(0.05), steps + 1)
+        return affine_law(DPMSolver(schedule.time(ratios.double()).tolist()), denoiser)
+
+    mean, covariance = law(640)
+    errors = []
+    for steps in (20, 40, 80):
+        found_mean, found = law(steps)
+        gap = torch.linalg.matrix_norm(found - covariance) / torch.linalg.matrix_norm(covariance)
+        errors.append(float(gap + (found_mean - mean).norm() / mean.norm()))
+    slopes = [math.log2(a / b) for a, b in pairwise(errors)]
+    assert errors[-1] < 0.01, errors
+    assert all(1.7 < slope < 2.3 for slope in slopes), (errors, slopes)
+
+
 def test_unconverged_systems_leave_a_bias_that_steps_do_not_mend() -> None:
     mu, sigma, A, y, r = problem(2, n=6, m=5)
-    mean, covariance = kalman(mu, sigma, A, y, r / 50)
+    mean, _ = kalman(mu, sigma, A, y, r / 50)
     prior = GaussianDenoiser(mu, Dense(sigma, symmetric=True), SCHEDULES[0])
     likelihood = GaussianLikelihood(Dense(A), y, r / 50)
     one = MMPS(prior, likelihood, GMRES(max_iterations=1, on_failure="ignore"))
@@ -158,7 +181,9 @@ def test_affine_law_refuses_what_is_not_affine() -> None:
         def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
             return super().forward(x_t, t).tanh()
 
-    denoiser = Cubic(torch.zeros(2).double(), Dense(torch.eye(2).double(), symmetric=True), VESchedule())
+    denoiser = Cubic(
+        torch.zeros(2).double(), Dense(torch.eye(2).double(), symmetric=True), VESchedule()
+    )
     with pytest.raises(ValueError, match="affine"):
         affine_law(DDIM(8), denoiser)
 
