@@ -112,7 +112,7 @@ def test_an_output_that_exists_is_kept_unless_it_may_be_replaced(
         ({"members": 1}, ["members", "greater than or equal to 2"]),
         ({"model": "appa-large"}, ["there is no model 'appa-large'"]),
         ({"data": "nowhere.zarr"}, ["nowhere.zarr does not exist"]),
-        ({"sampler": {"eta": 2.0}}, ["sampler.eta"]),
+        ({"sampler": {"steps": 0}}, ["sampler.steps"]),
         ({"figure": {"variable": "temperatur"}}, ['did you mean "temperature"']),
         ({"figure": {"variable": "temperature", "level": 0.3}}, ["no level 0.3"]),
         ({"figure": {"variable": "surface_pressure", "state": 6}}, ["figure.state"]),

@@ -1,0 +1,201 @@
+"""The training loop: resume is exact, also after SIGKILL; bad checkpoints are refused.
+
+Run as a script, this file trains the toy slowly, to be killed: `python test_training.py FOLDER`.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from appa_prob.errors import UserError
+from appa_prob.files import load_tensors, save_tensors
+from appa_prob.training import Trainer, TrainingConfig
+
+STEPS = 400
+
+
+def config(**changes: object) -> TrainingConfig:
+    settings: dict[str, object] = {
+        "steps": STEPS,
+        "batch_size": 4,
+        "learning_rate": 1e-2,
+        "warmup": 20,
+        "weight_decay": 0.01,
+        "ema_decay": 0.9,
+        "validate_every": 40,
+        "checkpoint_minutes": 0.1 / 60,
+    }
+    return TrainingConfig.model_validate(settings | changes)
+
+
+def toy(folder: Path, pause: float = 0.0, hidden: int = 8, **changes: object) -> Trainer:
+    """A trainer of a small network whose loss is random, with some seconds' rest each step."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, hidden), nn.SiLU(), nn.Linear(hidden, 3))
+    data = torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
+
+    def objective(model: nn.Module, indices: Tensor, generator: torch.Generator) -> Tensor:
+        time.sleep(pause)
+        x = data[indices]
+        loss: Tensor = (model(x + torch.randn(x.shape, generator=generator)) - x).square().mean()
+        return loss
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        return {"loss_held": float((model(data) - data).square().mean())}
+
+    return Trainer(module, objective, validate, len(data), config(**changes), folder)
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    """All that a training leaves behind."""
+    return load_tensors(trainer.checkpoint)[0]
+
+
+def assert_same(first: Trainer, second: Trainer) -> None:
+    expected, actual = weights(first), weights(second)
+    assert expected.keys() == actual.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(actual[name], tensor), name
+    assert first.metrics.read_text() == second.metrics.read_text()
+
+
+def kill_in_the_middle(folder: Path) -> int:
+    """Trains in another process, kills it after two checkpoints; returns the step of the last."""
+    checkpoint = folder / "checkpoint.safetensors"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, str(folder)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    seen: set[int] = set()
+    deadline = time.monotonic() + 60
+    while len(seen) < 2 and process.poll() is None and time.monotonic() < deadline:
+        if checkpoint.exists():
+            seen.add(checkpoint.stat().st_mtime_ns)
+        time.sleep(0.005)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
+    return int(str(load_tensors(checkpoint)[1]["step"]))
+
+
+def test_resume_after_sigkill_is_exact(tmp_path: Path) -> None:
+    whole = toy(tmp_path / "whole")
+    whole.run(progress=False)
+    step = kill_in_the_middle(tmp_path / "killed")
+    assert 0 < step < STEPS
+    resumed = toy(tmp_path / "killed")
+    resumed.run(progress=False)
+    assert resumed.step == STEPS
+    assert_same(whole, resumed)
+    assert [json.loads(line)["step"] for line in resumed.metrics.open()] == [
+        *range(40, STEPS + 1, 40)
+    ]
+
+
+@pytest.mark.parametrize("steps", [1, 47, 48])
+def test_resume_is_exact_at_any_step(tmp_path: Path, steps: int) -> None:
+    whole = toy(tmp_path / "whole", steps=60, validate_every=7)
+    whole.run(progress=False)
+    stopped = toy(tmp_path / "stopped", steps=60, validate_every=7)
+    stopped.folder.mkdir()
+    for indices, generator in stopped._batches():
+        stopped.advance(indices, generator)
+        if stopped.step % 7 == 0:
+            stopped._validate(whole_loss(whole, stopped.step))
+        if stopped.step == steps:
+            break
+    stopped.save()
+    with stopped.metrics.open("a") as file:  # beyond the checkpoint, and torn
+        file.write('{"step": 59, "loss": 0.0}\n{"step": 60, "lo')
+    resumed = toy(tmp_path / "stopped", steps=60, validate_every=7)
+    resumed.run(progress=False)
+    assert_same(whole, resumed)
+
+
+def whole_loss(trainer: Trainer, step: int) -> float:
+    lines = [json.loads(line) for line in trainer.metrics.open()]
+    return float(next(line["loss"] for line in lines if line["step"] == step))
+
+
+def test_training_learns_and_returns_the_average(tmp_path: Path) -> None:
+    trainer = toy(tmp_path)
+    average = trainer.run(progress=False)
+    losses = [json.loads(line)["loss_held"] for line in trainer.metrics.open()]
+    assert losses[-1] < 0.7 * losses[0]
+    stored = weights(trainer)
+    for name, tensor in average.state_dict().items():
+        assert torch.equal(stored[f"average/module.{name}"], tensor)
+        assert not torch.equal(stored[f"module/{name}"], tensor)
+
+
+def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
+    first = toy(tmp_path, steps=20, validate_every=20)
+    expected = first.run(progress=False).state_dict()
+    again = toy(tmp_path, steps=20, validate_every=20)
+    actual = again.run(progress=False).state_dict()
+    assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
+    assert len(again.metrics.read_text().splitlines()) == 1
+
+
+def test_each_epoch_takes_each_item_once_at_most(tmp_path: Path) -> None:
+    trainer = toy(tmp_path, steps=36)
+    batches = []
+    for indices, _ in trainer._batches():
+        batches.append(indices)
+        trainer.step += 1
+    for epoch in (batches[:12], batches[12:24], batches[24:]):
+        drawn = torch.cat(epoch)
+        assert len(drawn) == len(drawn.unique()) == 48
+    assert not torch.equal(torch.cat(batches[:12]), torch.cat(batches[12:24]))
+
+
+def test_learning_rate_warms_up_and_decays(tmp_path: Path) -> None:
+    trainer = toy(tmp_path, steps=100, warmup=10)
+    rates = []
+    for trainer.step in range(101):
+        rates.append(trainer._schedule())
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) < 1.0 and rates[9] > 0.95 and rates.index(max(rates)) == 9
+    assert rates[50] == pytest.approx(0.5) and rates[100] == pytest.approx(0.0)
+
+
+def test_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
+    trainer = toy(tmp_path, steps=5)
+    trainer.run(progress=False)
+    content = trainer.checkpoint.read_bytes()
+    for size in (0, 5, 100, len(content) - 1):
+        trainer.checkpoint.write_bytes(content[:size])
+        with pytest.raises(UserError, match=r"checkpoint\.safetensors is truncated"):
+            toy(tmp_path, steps=5).run(progress=False)
+
+
+@pytest.mark.parametrize("change", [{"steps": 6}, {"learning_rate": 1e-3}, {"seed": 1}])
+def test_another_configuration_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    toy(tmp_path, steps=5).run(progress=False)
+    with pytest.raises(UserError, match="another training configuration"):
+        toy(tmp_path, **({"steps": 5} | change)).run(progress=False)
+
+
+def test_another_module_is_refused(tmp_path: Path) -> None:
+    toy(tmp_path, steps=5).run(progress=False)
+    with pytest.raises(UserError, match="another module") as caught:
+        toy(tmp_path, steps=5, hidden=9).run(progress=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "checkpoint.safetensors", {"x": torch.zeros(1)}, {})
+    with pytest.raises(UserError, match="another training configuration"):
+        toy(tmp_path).run(progress=False)
+
+
+if __name__ == "__main__":
+    toy(Path(sys.argv[1]), pause=0.01).run(progress=False)
