@@ -1,4 +1,6 @@
-r"""The Appa model: an autoencoder, a denoiser of latent trajectories, statistics and coordinates in one object."""
+r"""The Appa model: an autoencoder, a denoiser of latent trajectories, statistics and coordinates
+in one object.
+"""
 
 from __future__ import annotations
 
@@ -51,14 +53,16 @@ ATTRIBUTES = {
 class Appa:
     r"""A generative model of trajectories of the atmosphere.
 
-    A trajectory of latents :math:`z_{1:L}` follows the prior of the denoiser; a state is decoded as
+    A trajectory of latents :math:`z_{1:L}` follows the prior of the denoiser; a state is decoded
+    as
 
     .. math:: x_l \sim \mathcal{N}(D(z_l), \mathrm{diag}(e^2))
 
     in standardised units, with :math:`e` the error of the autoencoder in its validation period.
 
     References:
-        | Appa: Bending Weather Dynamics with Latent Diffusion Models for Global Data Assimilation (Andry et al., 2025)
+        | Appa: Bending Weather Dynamics with Latent Diffusion Models for Global Data Assimilation
+        (Andry et al., 2025)
         | https://arxiv.org/abs/2504.18720
 
     Attributes:
@@ -68,7 +72,8 @@ class Appa:
         autoencoder: The autoencoder.
         denoiser: The denoiser of windows of latents.
         error: The error :math:`e` of the autoencoder, with shape :math:`(C, H, W)`.
-        variability: The standard deviation of the standardised anomalies, with shape :math:`(C, H, W)`.
+        variability: The standard deviation of the standardised anomalies, with shape
+            :math:`(C, H, W)`.
         step: The time between two states.
         provenance: What the model was trained on, and how.
 
@@ -131,7 +136,8 @@ class Appa:
         """
         if len(times) < self.window:
             raise UserError(
-                f"expected at least {self.window} states, the window of the model, got {len(times)}"
+                f"expected at least {self.window} states, the window of the model, got "
+                f"{len(times)}"
             )
         if not (np.diff(times) == self.step).all():
             hours = self.step / np.timedelta64(1, "h")
@@ -166,7 +172,9 @@ class Appa:
         return dataset
 
     def save(self, folder: Path, *, overwrite: bool = False) -> None:
-        r"""Writes `appa.json` and `weights.safetensors` (half precision where that loses nothing)."""
+        r"""Writes `appa.json` and `weights.safetensors` (half precision where that loses
+        nothing).
+        """
         description = {
             "channels": [[c.variable, c.level, c.units] for c in self.catalogue.channels],
             "latitude": self.grid.latitude.tolist(),
@@ -270,7 +278,8 @@ def _find(name: str | Path) -> Path:
             return folder
     models = sorted(entry.name for entry in Path(str(shipped)).glob("*/"))
     raise UserError(
-        f"there is no model {str(name)!r}: give a folder with appa.json, or one of {', '.join(models)}"
+        f"there is no model {str(name)!r}: give a folder with appa.json, or one of "
+        f"{', '.join(models)}"
     )
 
 
@@ -294,4 +303,5 @@ def _orthonormal(modes: Tensor) -> Tensor:
     # Half precision leaves the modes orthonormal to 1e-3 only.
     q, r = torch.linalg.qr(modes)
     diagonal = r.diagonal(dim1=-2, dim2=-1)
-    return q * (diagonal / diagonal.abs()).unsqueeze(-2)
+    fixed: Tensor = q * (diagonal / diagonal.abs()).unsqueeze(-2)
+    return fixed

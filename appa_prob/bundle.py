@@ -20,10 +20,12 @@ __all__ = ["bundle_model"]
 def bundle_model(denoiser: Path, output: Path, *, overwrite: bool = False) -> Appa:
     r"""Puts a trained denoiser and its autoencoder together as one model.
 
-    The error of the autoencoder is measured in the validation period, the variability in the training period.
+    The error of the autoencoder is measured in the validation period, the variability in the
+    training period.
 
     Arguments:
-        denoiser: The folder that the training of the denoiser wrote; its configuration names the autoencoder.
+        denoiser: The folder that the training of the denoiser wrote; its configuration names the
+            autoencoder.
         output: The folder of the model to write.
         overwrite: Whether the model may be replaced.
     """
@@ -34,7 +36,9 @@ def bundle_model(denoiser: Path, output: Path, *, overwrite: bool = False) -> Ap
 
     train = StandardisedStates(config.data, config.train, statistics)
     held = StandardisedStates(config.data, config.validation, statistics)
-    errors = [(autoencoder(part)[0] - part).square().sum(0) for part in held.states.split(64)]
+    errors = [
+        (autoencoder(part)[0] - part).square().sum(0) for part in torch.split(held.states, 64)
+    ]
 
     space, lags = (torch.view_as_complex(tensors[name].contiguous()) for name in ("space", "lags"))
     covariance = TrajectoryCovariance(space, lags, autoencoder.latent_shape)

@@ -16,7 +16,7 @@ __all__ = ["app", "main"]
 
 
 class Group(TyperGroup):
-    r"""Commands whose bad input ends in one line and code 2, and whose interruption ends in code 130."""
+    r"""Commands whose bad input ends in one line and code 2, and their interruption in code 130."""
 
     def invoke(self, ctx: Any) -> Any:
         r"""Runs the command."""
@@ -66,7 +66,7 @@ def train_autoencoder(
 def train_denoiser(
     config: Config, output: Folder, quiet: Quiet = False, threads: Threads = None
 ) -> None:
-    """Train a denoiser of latent trajectories; goes on from the last checkpoint if there is one."""
+    """Train a denoiser of trajectories; goes on from the last checkpoint if there is one."""
     from .train_denoiser import DenoiserConfig, train_denoiser
 
     _use(threads)

@@ -23,7 +23,8 @@ def open_dataset(path: str | Path) -> xr.Dataset:
     r"""Opens a dataset of states, lazily.
 
     Arguments:
-        path: A zarr store or a netCDF file with coordinates `time`, `latitude`, `longitude` and, for variables on
+        path: A zarr store or a netCDF file with coordinates `time`, `latitude`, `longitude` and,
+            for variables on
             levels, `level`; dimensions in any order.
 
     Raises:
@@ -39,7 +40,8 @@ def open_dataset(path: str | Path) -> xr.Dataset:
     missing = [name for name in ("time", "latitude", "longitude") if name not in dataset.coords]
     if missing:
         raise UserError(
-            f"{path} lacks the coordinates {', '.join(missing)}; it has {', '.join(map(str, dataset.coords))}"
+            f"{path} lacks the coordinates {', '.join(missing)}; it has "
+            f"{', '.join(map(str, dataset.coords))}"
         )
     return dataset
 
@@ -87,8 +89,9 @@ def read_states(
         states[:, first : first + max(len(levels), 1)] = values if levels else values.unsqueeze(1)
     bad = ~torch.isfinite(states).flatten(1).all(1)
     if bad.any() and not allow_missing:
+        first = dataset.time.values[int(bad.nonzero()[0])]
         raise UserError(
-            f"{int(bad.sum())} of {len(states)} states hold values that are not finite, the first at "
-            f"{np.datetime_as_string(dataset.time.values[int(bad.nonzero()[0])], unit='m')}: mend or drop them"
+            f"{int(bad.sum())} of {len(states)} states hold values that are not finite, the first "
+            f"at {np.datetime_as_string(first, unit='m')}: mend or drop them"
         )
     return states, dataset.time.values

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from appa_prob.operators import Operator, WeightedGather
+from appa_prob.operators.shapes import unflatten
 
 from .errors import UserError
 from .files import load_tensors, save_tensors
@@ -121,7 +122,7 @@ class EofCovariance(Operator):
             terms = terms.sum((-3, -2, -1), keepdim=True)
         else:
             flat = terms.sum(-3).flatten(-2) @ self.correlation
-            terms = flat.unflatten(-1, self.in_shape[-2:]).unsqueeze(-3)
+            terms = unflatten(flat, self.in_shape[-2:]).unsqueeze(-3)
         return (self.factor * terms).sum(-4) + self.variances * x
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -141,11 +142,11 @@ class EofCovariance(Operator):
         product = flat[:, indices].T @ flat
         if self.correlation is not None:
             cells = self.correlation.shape[0]
-            product = product.unflatten(-1, (-1, cells))
+            product = unflatten(product, (len(flat[0]) // cells, cells))
             product.mul_(self.correlation[indices % cells].unsqueeze(-2))
             product = product.flatten(-2)
         product[torch.arange(len(indices)), indices] += self.variances.flatten()[indices]
-        return product.unflatten(-1, self.in_shape)
+        return unflatten(product, self.in_shape)
 
     def cross(self, H: Operator) -> Tensor:
         if not isinstance(H, WeightedGather):
@@ -200,9 +201,10 @@ def load_eofs(path: Path, grid: Grid, variability: Tensor) -> EofCovariance:
             f"{path} has EOFs of {coefficients.shape[1]} channels, the model {len(variability)}: "
             "fit them for this model by `appa-prob train eofs`"
         )
-    degree, length = int(metadata["degree"]), metadata["length"]
+    degree, length = metadata["degree"], metadata["length"]
+    assert isinstance(degree, int) and (length is None or isinstance(length, float))
     factor = Harmonics(grid, degree).synthesis(coefficients)
     variance = variability.square()
     rest = torch.maximum(variance - factor.square().sum(0), 0.01 * variance)
-    correlation = None if length is None else localisation(grid, float(length))
+    correlation = None if length is None else localisation(grid, length)
     return EofCovariance(factor, rest, correlation)

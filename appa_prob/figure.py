@@ -1,4 +1,6 @@
-r"""The picture of a reanalysis: truth, observations, ensemble mean, spread and two members, on a map."""
+r"""The picture of a reanalysis: truth, observations, ensemble mean, spread and two members, on a
+map.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ TITLES = {"m s-1": "m/s", "kg kg-1": "kg/kg", "m2 s-2": "m²/s²"}
 
 
 def coastline() -> NDArray[np.float64]:
-    r"""The world's coasts as one line, with shape :math:`(N, 2)`: longitude and latitude, pieces parted by NaN rows."""
+    r"""The world's coasts as one line, with shape :math:`(N, 2)`: longitude and latitude, pieces
+    parted by NaN rows.
+    """
     text = resources.files("appa_prob").joinpath("data/coastline.json").read_text()
     pieces = [
         np.concatenate((np.asarray(piece), [[np.nan, np.nan]])) for piece in json.loads(text)

@@ -26,12 +26,15 @@ __all__ = ["Observations", "compile_footprints", "observe"]
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    r"""Observations :math:`y = H x + \eta`, :math:`\eta \sim \mathcal{N}(0, \mathrm{diag}(r^2))`, of a trajectory.
+    r"""Observations :math:`y = H x + \eta`, :math:`\eta \sim \mathcal{N}(0, \mathrm{diag}(r^2))`,
+    of a trajectory.
 
     Arguments:
-        operator: The operator :math:`H`, from trajectories of shape :math:`(L, C, H, W)` to :math:`(n)`.
+        operator: The operator :math:`H`, from trajectories of shape :math:`(L, C, H, W)` to
+            :math:`(n)`.
         values: The observations in physical units, with shape :math:`(n)`.
-        errors: The standard deviations :math:`r` of their errors in physical units, with shape :math:`(n)`.
+        errors: The standard deviations :math:`r` of their errors in physical units, with shape
+            :math:`(n)`.
         time: The index of the time of each, with shape :math:`(n)`.
         channel: The index of the channel of each, with shape :math:`(n)`.
         latitude: The latitude of each, with shape :math:`(n)`.
@@ -69,7 +72,9 @@ class Observations:
         )
 
     def at(self, state: int) -> Observations:
-        r"""The observations of one state, with the operator on that state, of shape :math:`(C, H, W)`."""
+        r"""The observations of one state, with the operator on that state, of shape
+        :math:`(C, H, W)`.
+        """
         chosen = self.select(self.time == state)
         event = torch.Size(self.operator.in_shape[1:])
         indices = chosen.operator.indices - state * event.numel()
@@ -84,8 +89,9 @@ class Observations:
         Arguments:
             statistics: The climatology.
             times: The times of the trajectory.
-            error: The standard deviation of what standardised states hold beside what the operator sees, as the error
-                of an autoencoder, with shape :math:`(C, H, W)`; its variance is added.
+            error: The standard deviation of what standardised states hold beside what the
+                operator sees, as the error of an autoencoder, with shape :math:`(C, H, W)`; its
+                variance is added.
 
         Returns:
             The values and the variances, both with shape :math:`(n)`.
@@ -99,7 +105,9 @@ class Observations:
         return (self.values.to(scale) - mean) / scale, variance
 
     def observed(self) -> NDArray[np.bool_]:
-        r"""The points of the trajectory that an observation depends on, with shape :math:`(L, C, H, W)`."""
+        r"""The points of the trajectory that an observation depends on, with shape
+        :math:`(L, C, H, W)`.
+        """
         seen = torch.zeros(self.operator.in_shape, dtype=torch.bool)
         seen.view(-1)[self.operator.indices[self.operator.weights > 0]] = True
         return seen.numpy()
@@ -127,8 +135,8 @@ def observe(
         missing: Whether observations that are not finite are refused, or masked out and counted.
 
     Raises:
-        UserError: If a network does not fit the catalogue or the times, or if observations are not finite (and are to
-            be refused).
+        UserError: If a network does not fit the catalogue or the times, or if observations are
+            not finite (and are to be refused).
     """
     footprints = [network.locate(times, grid, catalogue) for network in networks]
     parts = [compile_footprints(f, catalogue, grid, len(times)) for f in footprints]
@@ -143,10 +151,10 @@ def observe(
         operator,
         values,
         errors,
-        *(
-            np.concatenate([getattr(part, k) for part in parts])
-            for k in ("time", "channel", "latitude", "longitude")
-        ),
+        np.concatenate([part.time for part in parts]),
+        np.concatenate([part.channel for part in parts]),
+        np.concatenate([part.latitude for part in parts]),
+        np.concatenate([part.longitude for part in parts]),
     )
     finite = torch.isfinite(values).numpy()
     if finite.all():
@@ -154,7 +162,8 @@ def observe(
     count = int((~finite).sum())
     if missing == "refuse":
         raise UserError(
-            f"{count} of {len(joined)} observations are not finite: mend the data, or set `missing: mask` to leave them out"
+            f"{count} of {len(joined)} observations are not finite: mend the data, or set "
+            "`missing: mask` to leave them out"
         )
     if not finite.any():
         raise UserError("no observation is finite: mend the data")
@@ -173,8 +182,12 @@ def compile_footprints(
         grid: The grid, interpolated bilinearly.
         length: The number :math:`L` of states.
     """
-    places = (grid.latitude, grid.longitude, footprints.latitude, footprints.longitude)
-    points = Interpolate(*(torch.tensor(degrees) for degrees in places))
+    points = Interpolate(
+        torch.tensor(grid.latitude),
+        torch.tensor(grid.longitude),
+        torch.tensor(footprints.latitude),
+        torch.tensor(footprints.longitude),
+    )
     cells = len(grid.latitude) * len(grid.longitude)
     channels = torch.as_tensor(footprints.indices)
     place = torch.as_tensor(footprints.time) * len(catalogue.channels)

@@ -81,7 +81,9 @@ def reanalyse(
     sampler = sampler or SamplerConfig()
     guided = guide(appa, observations, times, sampler)
     device = appa.error.device
-    generators = [torch.Generator(device).manual_seed(1_000_003 * seed + i) for i in range(members)]
+    generators = [
+        torch.Generator(device).manual_seed(1_000_003 * seed + i) for i in range(members)
+    ]
     integrator = DPMSolver(_times(appa, sampler))
     noise = integrator.noise(guided, (members,), generator=generators)
     z = integrator(guided, noise, generator=generators, progress=progress)

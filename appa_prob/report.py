@@ -58,7 +58,7 @@ class Report:
             wide = part.unstack("method", sort=False)
             columns = [(s, m) for s in ("rmse", "crps") for m in methods]
             columns += [("spread_skill", m) for m in methods if m != "climatology"]
-            wide = wide[columns].rename(columns={"spread_skill": "spread/skill"})
+            wide = pd.DataFrame(wide[columns]).rename(columns={"spread_skill": "spread/skill"})
             wide.index = pd.Index([_label(*key) for key in wide.index])
             text = wide.to_string(float_format=lambda x: f"{x:.3g}", na_rep="-")
             lines += ["", f"Scores at {points}", text]
@@ -104,11 +104,11 @@ def report_scores(
         covariance = shipped_eofs(appa, eofs)
         states = tqdm(chosen, disable=not progress, desc="optimal interpolation", unit="state")
         found = [optimal_interpolation(appa, covariance, observations, times, i) for i in states]
-        oi = tuple(torch.stack(x).numpy() for x in zip(*found, strict=True))
-        clim = tuple(x.numpy() for x in climatology(appa, times[chosen]))
+        mean, std = (torch.stack(x).numpy() for x in zip(*found, strict=True))
+        normal, deviation = (x.numpy() for x in climatology(appa, times[chosen]))
         for points, where in ((ALL, known), (UNOBSERVED, unseen)):
-            parts[points, "OI"] = score_gaussian(*oi, *arguments, where)
-            parts[points, "climatology"] = score_gaussian(*clim, *arguments, where)
+            parts[points, "OI"] = score_gaussian(mean, std, *arguments, where)
+            parts[points, "climatology"] = score_gaussian(normal, deviation, *arguments, where)
     table = pd.concat(parts, names=["points", "method"])
     return Report(table, len(chosen), len(observations), observations.masked)
 

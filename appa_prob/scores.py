@@ -30,10 +30,11 @@ def score_ensemble(
 
     .. math:: \mathrm{RMSE}^2 = \overline{(\bar{x} - x)^2} \qquad
         \mathrm{CRPS} = \overline{\mathbb{E}|X - x| - \tfrac{1}{2} \mathbb{E}|X - X'|} \qquad
-        \frac{\mathrm{spread}}{\mathrm{skill}} = \sqrt{\frac{M + 1}{M}} \, \frac{\sqrt{\overline{s^2}}}{\mathrm{RMSE}}
+        \frac{\mathrm{spread}}{\mathrm{skill}} = \sqrt{\frac{M + 1}{M}} \,
+        \frac{\sqrt{\overline{s^2}}}{\mathrm{RMSE}}
 
-    where :math:`\bar{x}` and :math:`s^2` are the mean and the (unbiased) variance of the :math:`M` members. The CRPS is the
-    fair one, whose expectation does not depend on :math:`M`.
+    where :math:`\bar{x}` and :math:`s^2` are the mean and the (unbiased) variance of the
+    :math:`M` members. The CRPS is the fair one, whose expectation does not depend on :math:`M`.
 
     References:
         | Why Should Ensemble Spread Match the RMSE of the Ensemble Mean? (Fortin et al., 2014)
@@ -69,7 +70,8 @@ def score_gaussian(
     grid: Grid,
     where: NDArray[np.bool_] | None = None,
 ) -> pd.DataFrame:
-    r"""Scores Gaussian marginals :math:`\mathcal{N}(\mu, s^2)` as :func:`score_ensemble` does an infinite ensemble.
+    r"""Scores Gaussian marginals :math:`\mathcal{N}(\mu, s^2)` as :func:`score_ensemble` does an
+    infinite ensemble.
 
     Arguments:
         mean: The means, with shape :math:`(L, C, H, W)`.

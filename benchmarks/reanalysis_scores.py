@@ -1,4 +1,4 @@
-r"""Scores of reanalyses over many windows of a period, against optimal interpolation and climatology.
+r"""Scores of reanalyses over many windows of a period, and of their baselines.
 
     python benchmarks/reanalysis_scores.py examples/reanalysis.yaml nature_run.zarr
 
@@ -97,9 +97,7 @@ def main(
         path = output / f"{name}.csv"
         if not path.exists():
             scored = BaselineConfig(every=every)
-            window = base.model_copy(
-                update={"data": data, "start": name, "baselines": scored}
-            )
+            window = base.model_copy(update={"data": data, "start": name, "baselines": scored})
             table = score_window(window, appa, seed, baselines)
             Report(table, 0, 0).save(path)
         tables.append(pd.read_csv(path).set_index(KEYS))

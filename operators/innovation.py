@@ -83,7 +83,7 @@ class InnovationCovariance(Operator):
         return self.H.forward(lifted) + self.R.forward(u)
 
     @cached_property
-    def cross(self) -> Tensor:
+    def gain(self) -> Tensor:
         r"""The dense matrix :math:`H V`, with shape :math:`(*, n, in)`, for a symmetric
         :math:`V`; see :meth:`Operator.cross`."""
         return self.V.cross(self.H)
@@ -101,7 +101,7 @@ class InnovationCovariance(Operator):
     def to_dense(self) -> Tensor:
         if not self.V.symmetric:
             return super().to_dense()
-        columns = flatten(self.H.forward(self.cross), self.H.out_shape)
+        columns = flatten(self.H.forward(self.gain), self.H.out_shape)
         return columns.mT + self.R.to_dense()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def implicit_step(
         eta: The stochasticity.
     """
     (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.schedule(t), denoiser.schedule(s)
-    x_hat = denoiser(x_t, t)
+    x_hat: Tensor = denoiser(x_t, t)
     eps = (x_t - alpha_t * x_hat) / sigma_t
     if not eta:
         return alpha_s * x_hat + sigma_s * eps

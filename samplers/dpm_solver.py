@@ -45,4 +45,5 @@ class DPMSolver(Integrator):
             ratio = (h / (2 * memory["h"])).where(decay > 0, 0.0)
             mean = x_hat + ratio * (x_hat - memory["mean"])
         memory["mean"], memory["h"] = x_hat, h
-        return (sigma_s / sigma_t) * x_t + alpha_s * (1 - decay) * mean
+        x_s: Tensor = (sigma_s / sigma_t) * x_t + alpha_s * (1 - decay) * mean
+        return x_s

@@ -156,9 +156,10 @@ class ConditionalCovariance(Operator):
             raise ValueError(
                 f"expected a positive definite covariance of observations, got {self.S!r}"
             )
-        rows = flatten(self.S.cross, self.in_shape)
+        rows = flatten(self.S.gain, self.in_shape)
         white = torch.linalg.solve_triangular(factor.to(rows), rows, upper=False)
-        return self.S.V.diagonal() - white.square().sum(-2)
+        diagonal: Tensor = self.S.V.diagonal() - white.square().sum(-2)
+        return diagonal
 
 
 def lifted(S: InnovationCovariance, solution: Solution) -> Tensor:

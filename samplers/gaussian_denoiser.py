@@ -2,6 +2,9 @@ r"""The exact denoiser of a Gaussian prior."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -98,11 +101,11 @@ class GaussianDenoiser(Denoiser):
         outer = scale * rest / (alpha.square() * rest + sigma.square())
         return Eigenbasis(self.spectrum.basis, inner, outer)
 
-    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
-        moved = super()._apply(fn, recurse)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.covariance = self.covariance.to(self.mean)
         self.spectrum = self.spectrum.to(self.mean)
-        return moved
+        return self
 
 
 def diagonalise(covariance: Operator) -> Eigenbasis:

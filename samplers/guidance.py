@@ -40,6 +40,6 @@ class Guidance(Denoiser):
         self.denoiser, self.likelihood = denoiser, likelihood
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.likelihood = self.likelihood.to(fn(self.likelihood.y))
         return self

@@ -27,6 +27,6 @@ def denoising_loss(
         context: What else the denoiser depends on.
     """
     alpha, sigma = denoiser.scales(t)
-    error = denoiser(alpha * x + sigma * eps, t, **context) - x
+    error: Tensor = denoiser(alpha * x + sigma * eps, t, **context) - x
     axes = tuple(range(-len(denoiser.event_shape), 0))
     return (denoiser.weight(t) * error.square().mean(axes)).mean()

@@ -79,7 +79,7 @@ class PreconditionedDenoiser(Denoiser):
         self.check(x_t, t)
         with torch.autocast(x_t.device.type, enabled=False):
             alpha, sigma = self.schedule(t)
-            g = self.prior(x_t, t)
+            g: Tensor = self.prior(x_t, t)
             error, residual = (
                 over(variance.sqrt(), self.event_shape) for variance in self.prior.moments(t)
             )

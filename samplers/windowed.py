@@ -87,7 +87,8 @@ class WindowedDenoiser(Denoiser):
         self.check(x_t, t)
         axis = x_t.ndim - len(self.event_shape)
         count, window = self.places.shape
-        windows = x_t.index_select(axis, self.places.flatten()).unflatten(axis, (count, window))
+        windows = x_t.index_select(axis, self.places.flatten())
+        windows = windows.reshape(*x_t.shape[:axis], count, window, *self.event_shape[1:])
         times = t.unsqueeze(-1).expand(*t.shape, count) if t.ndim else t
         known = {name: getattr(self, f"context_{name}") for name in self.names}
         means = self.denoiser(windows, times, **known, **context)

@@ -14,6 +14,7 @@ from appa_prob.samplers import (
     DDIM,
     DDPM,
     MMPS,
+    ConditionalCovariance,
     DPMSolver,
     Gaussian,
     GaussianDenoiser,
@@ -196,6 +197,8 @@ def test_variances_that_are_left_need_no_products_with_the_posterior() -> None:
         posterior = Gaussian(mu, Dense(sigma, symmetric=True)).condition(likelihood, solver)
         torch.testing.assert_close(posterior.covariance.diagonal(), covariance.diagonal())
     small = Gaussian(mu, Dense(sigma, symmetric=True)).condition(likelihood, Cholesky(limit=4))
-    object.__setattr__(small.covariance.solver, "limit", 3)
+    covariance_left = small.covariance
+    assert isinstance(covariance_left, ConditionalCovariance)
+    covariance_left.solver = Cholesky(limit=3)
     with pytest.raises(ValueError, match="3 is the limit"):
         small.covariance.diagonal()
