@@ -16,7 +16,7 @@ __all__ = ["app", "main"]
 
 
 class Group(TyperGroup):
-    r"""Commands whose bad input ends in one line and code 2, and their interruption in code 130."""
+    r"""Commands that end with code 2 on bad input and with code 130 on an interrupt."""
 
     def invoke(self, ctx: Any) -> Any:
         r"""Runs the command."""

@@ -79,7 +79,7 @@ class Satellite:
     def __post_init__(self) -> None:
         try:
             verify_checksum(self.line_1, self.line_2)
-            good = self._record.error == 0
+            good = len(self.line_1) == len(self.line_2) == 69 and self._record.error == 0
         except (ValueError, IndexError):
             good = False
         if not good or self.line_1[:2] != "1 " or self.line_2[:2] != "2 ":

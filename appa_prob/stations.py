@@ -52,6 +52,8 @@ def read_stations(path: str | Path | None = None) -> pd.DataFrame:
         raise UserError(f"{path} does not exist: expected a CSV file of stations") from None
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path} can't be read as CSV: {str(error).strip()}") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the surplus for an index
+        raise UserError(f"{path} can't be read as CSV: rows have more values than the header")
     for column in REQUIRED:
         if column not in table.columns:
             raise UserError(f"{path}: {unknown('column', column, map(str, table.columns))}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from appa_prob.samplers import GaussianDenoiser, PreconditionedDenoiser, VESchedule, denoising_loss
@@ -58,6 +58,7 @@ class DenoiserConfig(BaseModel):
         width: The number of features of a token.
         depth: The number of blocks.
         heads: The number of attention heads.
+        dropout: The share of features that are dropped in training.
         noise: The noise levels.
         training: How to train.
     """
@@ -73,6 +74,7 @@ class DenoiserConfig(BaseModel):
     width: PositiveInt
     depth: PositiveInt
     heads: PositiveInt
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
     noise: NoiseConfig = NoiseConfig()
     training: TrainingConfig
 
@@ -96,6 +98,7 @@ def build_denoiser(
         width=config.width,
         depth=config.depth,
         heads=config.heads,
+        dropout=config.dropout,
     )
     schedule = VESchedule(config.noise.sigma_min, config.noise.sigma_max)
     prior = GaussianDenoiser(torch.zeros(covariance.in_shape), covariance, schedule)

@@ -139,6 +139,8 @@ class Trainer:
         r"""Takes one step and returns its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self._schedule()
+        # What modules draw themselves, as dropout does, depends on the step as well.
+        torch.manual_seed(_seed(self.config.seed, 1, self.step) + 2**39)
         device = next(self.module.parameters()).device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             loss = self.objective(self.module, indices, generator)
@@ -235,4 +237,8 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _generator(seed: int, stream: int, index: int) -> torch.Generator:
-    return torch.Generator().manual_seed((seed * 2 + stream) * 2**40 + index)
+    return torch.Generator().manual_seed(_seed(seed, stream, index))
+
+
+def _seed(seed: int, stream: int, index: int) -> int:
+    return (seed * 2 + stream) * 2**40 + index

@@ -56,8 +56,11 @@ class TrajectoryBasis(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         r"""Coefficients to trajectories."""
-        waves, (count, modes, window) = _to_complex(x), self.time.shape[:3]
-        batch = waves.shape[:-3]
+        self._check(x, self.in_shape)
+        batch, (count, modes, window) = x.shape[:-3], self.time.shape[:3]
+        if x.numel() == 0:  # which Fourier transforms refuse
+            return x.new_zeros(*batch, *self.out_shape)
+        waves = _to_complex(x)
         waves = waves.reshape(-1, count, modes, window).permute(1, 2, 0, 3)
         waves = waves.reshape(count * modes, -1, window)
         waves = waves @ self.time.flatten(0, 1).mT
@@ -70,7 +73,10 @@ class TrajectoryBasis(Operator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         r"""Trajectories to coefficients."""
+        self._check(y, self.out_shape)
         batch, (count, modes, window) = y.shape[:-4], self.time.shape[:3]
+        if y.numel() == 0:
+            return y.new_zeros(*batch, *self.in_shape)
         waves = torch.fft.rfft(y.reshape(-1, *self.out_shape), norm="ortho").flatten(2, 3)
         waves = waves.permute(3, 0, 1, 2).reshape(count, -1, modes) @ self.space.conj()
         waves = waves.reshape(count, -1, window, modes).permute(0, 3, 1, 2)

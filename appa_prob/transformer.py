@@ -38,6 +38,8 @@ class TrajectoryTransformer(nn.Module):
         heads: The number of attention heads.
         expansion: The width of the hidden layers over that of a token.
         date_features: The number of features of a date.
+        dropout: The share of features that are dropped at the end of each half of a block, in
+            training.
 
     Raises:
         ValueError: If patches do not tile the grid, or heads the width.
@@ -62,6 +64,7 @@ class TrajectoryTransformer(nn.Module):
         heads: int,
         expansion: int = 3,
         date_features: int = 2,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if grid[0] % patch or grid[1] % patch:
@@ -79,7 +82,7 @@ class TrajectoryTransformer(nn.Module):
         self.modulation = nn.Sequential(
             nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 6 * width)
         )
-        self.blocks = nn.ModuleList(_Block(width, heads, expansion) for _ in range(depth))
+        self.blocks = nn.ModuleList(_Block(width, heads, expansion, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.unembed = nn.Linear(width, out_channels * patch**2)
         nn.init.zeros_(self.unembed.weight)
@@ -117,9 +120,10 @@ class TrajectoryTransformer(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int, heads: int, expansion: int) -> None:
+    def __init__(self, width: int, heads: int, expansion: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
+        self.dropout = nn.Dropout(dropout)
         self.offset = nn.Parameter(torch.zeros(6 * width))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.qkv = nn.Linear(width, 3 * width)
@@ -132,9 +136,9 @@ class _Block(nn.Module):
         q, k, v = self.qkv(self.norm(x) * (1 + scale) + shift).chunk(3, dim=-1)
         q, k, v = (a.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for a in (q, k, v))
         attended = F.scaled_dot_product_attention(q, k, v).transpose(-2, -3).flatten(-2)
-        x = x + (1 + gate) * self.out(attended)
+        x = x + (1 + gate) * self.dropout(self.out(attended))
         hidden = F.silu(self.up(self.norm(x) * (1 + scale_2) + shift_2))
-        y: Tensor = x + (1 + gate_2) * self.down(hidden)
+        y: Tensor = x + (1 + gate_2) * self.dropout(self.down(hidden))
         return y
 
 

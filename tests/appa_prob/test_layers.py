@@ -37,9 +37,7 @@ def test_padding_refuses_fields_that_it_does_not_fit(shape: tuple[int, ...]) -> 
         pad_sphere(torch.zeros(shape), 3)
 
 
-def test_convolution_commutes_with_turns(
-    device: torch.device, generator: torch.Generator
-) -> None:
+def test_convolution_commutes_with_turns(device: torch.device, generator: torch.Generator) -> None:
     conv = SphereConv2d(3, 5, 5).double().to(device)
     x = torch.randn(2, 3, 6, 8, dtype=torch.float64, device=device, generator=generator)
     for turn in range(1, 8):

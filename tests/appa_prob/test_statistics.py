@@ -72,7 +72,9 @@ def test_round_trip(cycle: torch.Tensor) -> None:
     statistics = Statistics(cycle, torch.tensor([0.1, 30.0]))
     x = torch.randn(3, 7, 2, 3, 4)
     times = DAYS[:7]
-    assert torch.allclose(statistics.restore(statistics.standardise(x, times), times), x, atol=1e-4)
+    assert torch.allclose(
+        statistics.restore(statistics.standardise(x, times), times), x, atol=1e-4
+    )
     y = statistics.standardise(statistics.restore(x, times), times)
     assert torch.allclose(y, x, atol=1e-3)
     assert not torch.allclose(statistics.standardise(x, DAYS[90:97]), y, atol=0.1)

@@ -60,6 +60,11 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
     return load_tensors(trainer.checkpoint)[0]
 
 
+def lines(trainer: Trainer) -> list[dict[str, float]]:
+    """The lines of the metrics."""
+    return [json.loads(line) for line in trainer.metrics.read_text().splitlines()]
+
+
 def assert_same(first: Trainer, second: Trainer) -> None:
     expected, actual = weights(first), weights(second)
     assert expected.keys() == actual.keys()
@@ -95,9 +100,7 @@ def test_resume_after_sigkill_is_exact(tmp_path: Path) -> None:
     resumed.run(progress=False)
     assert resumed.step == STEPS
     assert_same(whole, resumed)
-    assert [json.loads(line)["step"] for line in resumed.metrics.open()] == [
-        *range(40, STEPS + 1, 40)
-    ]
+    assert [line["step"] for line in lines(resumed)] == [*range(40, STEPS + 1, 40)]
 
 
 @pytest.mark.parametrize("steps", [1, 47, 48])
@@ -109,7 +112,8 @@ def test_resume_is_exact_at_any_step(tmp_path: Path, steps: int) -> None:
     for indices, generator in stopped._batches():
         stopped.advance(indices, generator)
         if stopped.step % 7 == 0:
-            stopped._validate(whole_loss(whole, stopped.step))
+            loss = next(line["loss"] for line in lines(whole) if line["step"] == stopped.step)
+            stopped._validate(loss)
         if stopped.step == steps:
             break
     stopped.save()
@@ -120,15 +124,10 @@ def test_resume_is_exact_at_any_step(tmp_path: Path, steps: int) -> None:
     assert_same(whole, resumed)
 
 
-def whole_loss(trainer: Trainer, step: int) -> float:
-    lines = [json.loads(line) for line in trainer.metrics.open()]
-    return float(next(line["loss"] for line in lines if line["step"] == step))
-
-
 def test_training_learns_and_returns_the_average(tmp_path: Path) -> None:
     trainer = toy(tmp_path)
     average = trainer.run(progress=False)
-    losses = [json.loads(line)["loss_held"] for line in trainer.metrics.open()]
+    losses = [line["loss_held"] for line in lines(trainer)]
     assert losses[-1] < 0.7 * losses[0]
     stored = weights(trainer)
     for name, tensor in average.state_dict().items():

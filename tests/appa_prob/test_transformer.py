@@ -17,7 +17,9 @@ SIZES: dict[str, Any] = {
 }
 
 
-def transformer(device: torch.device, *, zero: bool = False, **sizes: int) -> TrajectoryTransformer:
+def transformer(
+    device: torch.device, *, zero: bool = False, **sizes: int
+) -> TrajectoryTransformer:
     module = TrajectoryTransformer(6, 4, **(SIZES | sizes)).double().to(device)
     if not zero:
         torch.nn.init.normal_(module.unembed.weight)

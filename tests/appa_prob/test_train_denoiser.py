@@ -1,0 +1,97 @@
+"""What is particular to the training of the denoiser; test_cli.py trains one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from appa_prob.errors import UserError
+from appa_prob.files import load_tensors
+from appa_prob.statistics import Statistics
+from appa_prob.train_autoencoder import Period, StandardisedStates, standardise_latents
+from appa_prob.train_denoiser import (
+    DenoiserConfig,
+    NoiseConfig,
+    _noise_levels,
+    build_denoiser,
+    load_autoencoder,
+    train_denoiser,
+)
+from appa_prob.training import TrainingConfig
+from appa_prob.trajectory_prior import TrajectoryCovariance
+
+
+def config(data: Path, autoencoder: Path, window: int = 3) -> DenoiserConfig:
+    return DenoiserConfig(
+        data=data,
+        autoencoder=autoencoder,
+        train=Period(stop="2003-06-30"),
+        validation=Period(start="2003-07-01"),
+        window=window,
+        patch=1,
+        width=8,
+        depth=1,
+        heads=2,
+        training=TrainingConfig(steps=1, batch_size=4, learning_rate=1e-3),
+    )
+
+
+def test_denoiser_is_that_of_the_gaussian_at_first() -> None:
+    z = torch.randn(200, 2, 1, 4)
+    covariance = TrajectoryCovariance.fit(z, window=3)
+    denoiser = build_denoiser(config(Path(), Path()), covariance)
+    assert denoiser.prior is not None
+    x, t = torch.randn(5, 3, 2, 1, 4), torch.linspace(0.1, 0.9, 5)
+    sigma2 = denoiser.schedule.sigma(t).square()
+    eye = torch.eye(24)
+    dense = covariance.to_dense()
+    expected = [
+        dense @ torch.linalg.solve(dense + s * eye, y.flatten())
+        for s, y in zip(sigma2, x, strict=True)
+    ]
+    mean = denoiser(x, t, date=torch.randn(3, 2)).mean
+    assert torch.allclose(mean.flatten(1), torch.stack(expected), atol=1e-4)
+
+
+def test_noise_levels_follow_their_law_one_a_stratum() -> None:
+    noise = NoiseConfig(median=0.4, spread=1.3)
+    sigma = _noise_levels(1000, noise, torch.Generator().manual_seed(0))
+    uniform = torch.special.ndtr((sigma / 0.4).log() / 1.3)
+    assert torch.equal((uniform * 1000).floor().clamp(1, 998)[1:-1], torch.arange(1.0, 999.0))
+    narrow = NoiseConfig(median=1.0, spread=9.0, sigma_min=0.5, sigma_max=2.0)
+    sigma = _noise_levels(100, narrow, torch.Generator().manual_seed(0))
+    assert sigma.min() == 0.5 and sigma.max() == 2.0
+
+
+def test_autoencoder_and_statistics_come_back(tiny_model: Path, world: Path) -> None:
+    folder = tiny_model.parent / "autoencoder"
+    autoencoder, statistics = load_autoencoder(folder)
+    tensors, _ = load_tensors(folder / "autoencoder.safetensors")
+    for name, tensor in autoencoder.state_dict().items():
+        assert torch.equal(tensor, tensors[name])
+    assert not any(parameter.requires_grad for parameter in autoencoder.parameters())
+    period = Period(stop="2003-06-30")
+    states = StandardisedStates(world, period, statistics).states
+    fitted = StandardisedStates(world, period, harmonics=0)
+    assert isinstance(fitted.statistics, Statistics)
+    assert torch.allclose(fitted.states, states, atol=1e-5)
+    z = autoencoder.encode(states)
+    assert torch.allclose(z.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
+    assert torch.allclose(z.std((0, 2, 3)), torch.ones(4), atol=1e-4)
+    before = autoencoder.latent_std.clone()
+    standardise_latents(autoencoder, 2 * states)
+    assert (autoencoder.latent_std > before).all()
+
+
+def test_short_periods_are_refused(tiny_model: Path, world: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="more than 1000 states, the window"):
+        train_denoiser(
+            config(world, tiny_model.parent / "autoencoder", 1000), tmp_path, progress=False
+        )
+
+
+def test_configuration_survives_json() -> None:
+    first = config(Path("a"), Path("b"))
+    dumped = yaml.safe_load(yaml.safe_dump(first.model_dump(mode="json")))
+    assert DenoiserConfig.model_validate(dumped) == first
