@@ -151,7 +151,7 @@ class EofCovariance(Operator):
     def cross(self, H: Operator) -> Tensor:
         if not isinstance(H, WeightedGather):
             return super().cross(H)
-        rows = torch.empty(len(H.indices), *self.in_shape, device=self.factor.device)
+        rows = self.factor.new_empty(len(H.indices), *self.in_shape)
         for start in range(0, len(rows), 512):
             part = slice(start, start + 512)
             corners = zip(H.indices[part].T, H.weights[part].T, strict=True)

@@ -102,7 +102,7 @@ class ReanalysisConfig(BaseModel):
     data: Path = Path("sample")
     start: str
     states: PositiveInt = 24
-    members: int = Field(16, ge=2)
+    members: Annotated[int, Field(ge=2)] = 16
     networks: Networks
     missing: Literal["refuse", "mask"] = "refuse"
     sampler: SamplerConfig = SamplerConfig()

@@ -3,7 +3,7 @@ r"""Training of the denoiser of latent trajectories."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
@@ -74,7 +74,7 @@ class DenoiserConfig(BaseModel):
     width: PositiveInt
     depth: PositiveInt
     heads: PositiveInt
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     noise: NoiseConfig = NoiseConfig()
     training: TrainingConfig
 

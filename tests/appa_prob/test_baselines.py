@@ -1,0 +1,154 @@
+"""Optimal interpolation is the exact posterior; scores are those of closed forms."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from appa_prob.appa import Appa
+from appa_prob.baselines import EofConfig, climatology, optimal_interpolation, train_eofs
+from appa_prob.catalogue import Catalogue, Channel
+from appa_prob.dataset import open_dataset, read_states
+from appa_prob.eof_prior import (
+    EofCovariance,
+    fit_eofs,
+    gaspari_cohn,
+    load_eofs,
+    localisation,
+    save_eofs,
+)
+from appa_prob.errors import UserError
+from appa_prob.grid import Grid
+from appa_prob.observe import Observations
+from appa_prob.operators import WeightedGather
+from appa_prob.operators.testing import check_operator
+from appa_prob.scores import score_ensemble, score_gaussian
+from appa_prob.train_autoencoder import Period
+
+GRID = Grid(np.linspace(-60, 60, 4), np.linspace(0, 315, 8))
+
+
+def covariance(generator: torch.Generator, length: float | None) -> EofCovariance:
+    F = torch.randn(6, 2, 4, 8, generator=generator)
+    d = torch.rand(2, 4, 8, generator=generator) + 0.1
+    return EofCovariance(F, d, None if length is None else localisation(GRID, length))
+
+
+@pytest.mark.parametrize("length", [None, 3000.0])
+def test_the_covariance_is_that_of_its_formula(length: float | None) -> None:
+    g = torch.Generator().manual_seed(0)
+    V = covariance(g, length).to(torch.float64)
+    flat = V.factor.flatten(1)
+    dense = flat.T @ flat
+    if V.correlation is not None:
+        dense = dense * V.correlation.repeat(2, 2)
+    dense = dense + torch.diag(V.variances.flatten())
+    check_operator(V, dense, generator=g)
+    rows = V.rows(torch.tensor([3, 40])).flatten(1)
+    torch.testing.assert_close(rows, dense[[3, 40]])
+    H = WeightedGather(torch.tensor([[0, 1], [40, 63]]), torch.rand(2, 2).double(), (2, 4, 8))
+    torch.testing.assert_close(V.cross(H).flatten(1), H.to_dense() @ dense)
+    if length is not None:
+        assert torch.linalg.eigvalsh(dense).min() > 0
+
+
+def test_eofs_are_the_leading_ones() -> None:
+    g = torch.Generator().manual_seed(0)
+    modes = torch.linalg.qr(torch.randn(64, 5, generator=g)).Q.T
+    size = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0])
+    x = (torch.randn(4000, 5, generator=g) * size) @ modes + 0.01 * torch.randn(
+        4000, 64, generator=g
+    )
+    F = fit_eofs(x.reshape(4000, 2, 4, 8), torch.ones(4), 3).flatten(1)
+    torch.testing.assert_close(F.norm(dim=1), size[:3], rtol=0.05, atol=0.0)
+    overlap = (F / F.norm(dim=1, keepdim=True) * modes[:3]).sum(1).abs()
+    assert (overlap > 0.99).all()
+
+
+def test_eofs_survive_being_packed(tmp_path: Path) -> None:
+    grid = Grid(np.linspace(-82, 82, 12), np.linspace(0, 345, 24))
+    phi = torch.tensor(np.deg2rad(grid.latitude)).float().unsqueeze(-1)
+    lam = torch.tensor(np.deg2rad(grid.longitude)).float()
+    F = torch.stack((phi.sin().expand(12, 24), phi.cos() * lam.cos())).unsqueeze(1)
+    save_eofs(tmp_path / "f.safetensors", F, grid, degree=4, length=2000.0)
+    V = load_eofs(tmp_path / "f.safetensors", grid, 2 * torch.ones(1, 12, 24))
+    torch.testing.assert_close(V.factor, F, rtol=0.0, atol=0.02)
+    expected = 4 * torch.ones(1, 12, 24)
+    torch.testing.assert_close(V.diagonal().reshape(1, 12, 24), expected, rtol=1e-3, atol=1e-3)
+    with pytest.raises(UserError, match="EOFs of 1 channels, the model 3"):
+        load_eofs(tmp_path / "f.safetensors", grid, torch.ones(3, 12, 24))
+
+
+def test_optimal_interpolation_is_the_exact_posterior(tiny_model: Path, world: Path) -> None:
+    appa = Appa.from_pretrained(tiny_model)
+    truth, times = read_states(open_dataset(world).isel(time=slice(3)), appa.catalogue)
+    g = torch.Generator().manual_seed(0)
+    F = torch.randn(4, 5, 8, 16, generator=g)
+    V = EofCovariance(F, torch.full((5, 8, 16), 0.2), localisation(appa.grid, 6000.0))
+    indices = torch.randint(truth[0].numel(), (40, 2), generator=g) + truth[0].numel()
+    H = WeightedGather(indices, torch.full((40, 2), 0.5), truth.shape)
+    channel = (indices[:, 0] - truth[0].numel()).numpy() // 128
+    zeros = np.zeros(40)
+    observations = Observations(
+        H, H(truth), torch.full((40,), 2.0), np.ones(40, dtype=int), channel, zeros, zeros
+    )
+    mean, std = optimal_interpolation(appa, V, observations, times, 1)
+    y, variance = observations.at(1).standardised(appa.statistics, times[1:2])
+    A, C = observations.at(1).operator.to_dense().double(), V.to_dense().double()
+    S = A @ C @ A.T + torch.diag(variance.double())
+    gain = C @ A.T @ torch.linalg.inv(S)
+    scale = appa.statistics.scale.reshape(-1, 1, 1)
+    left = (C - gain @ A @ C).diagonal().sqrt().float().reshape(5, 8, 16) * scale
+    anomaly = (gain @ y.double()).float().reshape(5, 8, 16)
+    torch.testing.assert_close(std, left, rtol=1e-3, atol=1e-4)
+    expected = appa.statistics.restore(anomaly.unsqueeze(0), times[1:2])[0]
+    torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-3)
+    none, prior = optimal_interpolation(appa, V, observations, times, 0)
+    clim, _ = climatology(appa, times)
+    torch.testing.assert_close(none, clim[0])
+    assert (std <= prior * 1.0001).all()
+
+
+def test_eofs_can_be_trained(tiny_model: Path, world: Path, tmp_path: Path) -> None:
+    config = EofConfig(
+        data=world, model=str(tiny_model), train=Period(stop="2003-06-30"), rank=6, degree=4
+    )
+    train_eofs(config, tmp_path / "eofs.safetensors")
+    appa = Appa.from_pretrained(tiny_model)
+    V = load_eofs(tmp_path / "eofs.safetensors", appa.grid, appa.variability)
+    share = V.factor.square().sum() / appa.variability.square().sum()
+    assert 0.5 < float(share) < 1.1
+    with pytest.raises(UserError, match="--overwrite"):
+        train_eofs(config, tmp_path / "eofs.safetensors")
+
+
+def test_gaspari_cohn_is_a_correlation_that_ends_at_twice_its_length() -> None:
+    r = torch.linspace(0, 3, 301)
+    rho = gaspari_cohn(r, 1.0)
+    assert float(rho[0]) == 1.0 and (rho[r >= 2] < 1e-6).all()
+    assert (rho.diff() <= 1e-6).all()
+    torch.testing.assert_close(rho[100], torch.tensor(5 / 24))
+
+
+def test_scores_of_an_ensemble_of_the_truth_s_own_law() -> None:
+    rng = np.random.default_rng(0)
+    catalogue = Catalogue((Channel("a", None, "1"),))
+    grid = Grid(np.linspace(-80, 80, 40), np.linspace(0, 354, 60))
+    truth, members = rng.standard_normal((4, 1, 40, 60)), rng.standard_normal((16, 4, 1, 40, 60))
+    scores = score_ensemble(members, truth, catalogue, grid).iloc[0]
+    assert abs(scores["spread_skill"] - 1) < 0.05
+    assert abs(scores["crps"] - 1 / np.sqrt(np.pi)) < 0.02
+    exact = score_gaussian(np.zeros_like(truth), np.ones(1), truth, catalogue, grid).iloc[0]
+    assert abs(exact["crps"] - scores["crps"]) < 0.02
+    assert abs(exact["spread_skill"] - 1) < 0.05
+
+
+def test_scores_count_only_the_points_that_are_asked_for() -> None:
+    catalogue = Catalogue((Channel("a", None, "1"),))
+    truth = np.zeros((1, 1, 4, 8))
+    truth[..., 0] = 100.0
+    where = truth == 0.0
+    members = np.stack((truth * 0 + 1.0, truth * 0 + 3.0))
+    scores = score_ensemble(members, truth, catalogue, GRID, where).iloc[0]
+    assert scores["rmse"] == 2.0 and abs(scores["spread_skill"] - np.sqrt(3 / 4)) < 1e-6

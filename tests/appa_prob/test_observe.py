@@ -1,0 +1,153 @@
+"""From networks to operators: the right places, channels, units and noise."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from appa_prob.catalogue import Catalogue
+from appa_prob.dataset import open_dataset, read_states
+from appa_prob.declaration import parse_networks
+from appa_prob.errors import UserError
+from appa_prob.grid import Grid
+from appa_prob.observe import Observations, observe
+from appa_prob.statistics import Statistics
+
+NETWORKS = {
+    "networks": [
+        {
+            "network": "stations",
+            "variables": ["temperature", "surface_pressure"],
+            "error": {"temperature": "0.5 K", "surface_pressure": "1 hPa"},
+        },
+        {
+            "network": "satellite",
+            "satellites": ["NOAA-20"],
+            "variables": ["temperature"],
+            "error": {"temperature": ["2 K", "3 K"]},
+        },
+    ]
+}
+
+
+def draw(
+    world: Path, states: int = 4, seed: int = 0, missing: bool = False
+) -> tuple[Observations, torch.Tensor, np.ndarray, Catalogue, Grid]:
+    dataset = open_dataset(world).isel(time=slice(states))
+    catalogue = Catalogue.from_dataset(dataset)
+    grid = Grid(dataset.latitude.values, dataset.longitude.values)
+    truth, times = read_states(dataset, catalogue)
+    if missing:
+        truth[1, 0, 2] = float("nan")
+    observations = observe(
+        parse_networks(NETWORKS, Path()),
+        truth,
+        times,
+        catalogue,
+        grid,
+        generator=torch.Generator().manual_seed(seed),
+        missing="mask" if missing else "refuse",
+    )
+    return observations, truth, times, catalogue, grid
+
+
+def test_each_observation_is_the_interpolated_truth_and_its_noise(world: Path) -> None:
+    observations, truth, _, catalogue, grid = draw(world)
+    field = xr.DataArray(
+        np.concatenate((truth.numpy(), truth[..., :1].numpy()), -1),
+        dims=("time", "channel", "latitude", "longitude"),
+        coords={"latitude": grid.latitude, "longitude": [*grid.longitude, 360.0]},
+    )
+    inside = np.abs(observations.latitude) < 78.0
+    points = {
+        "time": observations.time,
+        "channel": observations.channel,
+    }
+    picked = field.isel({k: xr.DataArray(v, dims="n") for k, v in points.items()})
+    expected = np.array(
+        [
+            picked.isel(n=i).interp(latitude=lat, longitude=lon % 360.0).item()
+            for i, (lat, lon) in enumerate(
+                zip(observations.latitude[:300], observations.longitude[:300], strict=True)
+            )
+        ]
+    )
+    exact = observations.operator(truth).numpy()[:300]
+    assert np.allclose(exact[inside[:300]], expected[inside[:300]], rtol=1e-5)
+    normal = (observations.values - observations.operator(truth)) / observations.errors
+    # Six standard errors of the mean and the variance.
+    assert abs(float(normal.mean())) < 6 / len(normal) ** 0.5
+    assert abs(float(normal.var()) - 1) < 6 * (2 / len(normal)) ** 0.5
+    assert {catalogue.channels[i].variable for i in observations.channel} == {
+        "temperature",
+        "surface_pressure",
+    }
+
+
+def test_errors_are_in_the_units_of_the_data(world: Path) -> None:
+    observations, _, _, catalogue, _ = draw(world)
+    pressure = observations.channel == catalogue.index("surface_pressure")
+    assert set(observations.errors[torch.tensor(pressure)].tolist()) == {100.0}
+    low = torch.tensor(observations.channel == catalogue.index("temperature", 0.95))
+    high = torch.tensor(observations.channel == catalogue.index("temperature", 0.5))
+    assert set(observations.errors[low].tolist()) == {0.5, 2.0}
+    assert set(observations.errors[high].tolist()) == {3.0}
+
+
+def test_the_observations_of_one_state_are_those_of_the_trajectory(world: Path) -> None:
+    observations, truth, times, _, _ = draw(world)
+    here = observations.at(2)
+    chosen = torch.tensor(observations.time == 2)
+    assert torch.equal(here.operator(truth[2]), observations.operator(truth)[chosen])
+    statistics = Statistics.fit(truth, times, torch.ones(8), harmonics=0)
+    whole = observations.standardised(statistics, times)
+    part = here.standardised(statistics, times[2:3])
+    torch.testing.assert_close(part[0], whole[0][chosen])
+    torch.testing.assert_close(part[1], whole[1][chosen])
+
+
+def test_standardised_observations_are_those_of_standardised_states(world: Path) -> None:
+    observations, truth, times, _, _ = draw(world)
+    statistics = Statistics.fit(truth, times, torch.ones(8), harmonics=0)
+    y, variance = observations.standardised(statistics, times)
+    exact = observations.operator(statistics.standardise(truth, times))
+    normal = (y - exact) / variance.sqrt()
+    physical = (observations.values - observations.operator(truth)) / observations.errors
+    torch.testing.assert_close(normal, physical, rtol=1e-3, atol=1e-2)
+    error = torch.full((5, 8, 16), 0.5)
+    _, wider = observations.standardised(statistics, times, error)
+    torch.testing.assert_close(wider, variance + 0.25)
+
+
+def test_observed_points_are_those_that_observations_depend_on(world: Path) -> None:
+    observations, truth, _, _, _ = draw(world)
+    seen = torch.from_numpy(observations.observed())
+    assert 0 < int(seen.sum()) < seen.numel()
+    noise = torch.randn(truth.shape) * ~seen
+    torch.testing.assert_close(observations.operator(truth + noise), observations.operator(truth))
+
+
+def test_observations_that_are_not_finite_are_left_out_and_counted(world: Path) -> None:
+    whole, *_ = draw(world)
+    kept, *_ = draw(world, missing=True)
+    assert kept.masked > 0 and len(kept) + kept.masked == len(whole)
+    assert bool(torch.isfinite(kept.values).all())
+
+
+def test_a_truth_of_nothing_but_nan_is_refused(world: Path) -> None:
+    dataset = open_dataset(world).isel(time=slice(2))
+    catalogue = Catalogue.from_dataset(dataset)
+    grid = Grid(dataset.latitude.values, dataset.longitude.values)
+    truth, times = read_states(dataset, catalogue)
+    with pytest.raises(UserError, match="no observation is finite"):
+        observe(
+            parse_networks(NETWORKS, Path()),
+            truth * float("nan"),
+            times,
+            catalogue,
+            grid,
+            generator=torch.Generator(),
+            missing="mask",
+        )
