@@ -57,7 +57,7 @@ def draw_reanalysis(
     lower, upper = (float(q) for q in np.nanquantile(truth.values, [0.005, 0.995]))
     shared = {"vmin": lower, "vmax": upper, "cmap": colormaps["Spectral_r"]}
 
-    figure = Figure(figsize=(13, 6.6), layout="constrained")
+    figure = Figure(figsize=(13, 5.6), layout="constrained")
     axes = figure.subplots(2, 3, sharex=True, sharey=True)
     latitude, longitude, values = observations
     main = _field(axes[0, 0], truth, "truth", shared)
@@ -70,8 +70,10 @@ def draw_reanalysis(
     _field(axes[1, 1], members.isel(member=1), "member 2", shared)
     side = _field(axes[1, 2], spread, "spread", {"vmin": 0.0, "cmap": colormaps["magma_r"]})
     name = str(truth.attrs.get("long_name", truth.name))
-    figure.colorbar(main, ax=axes[:, :2], shrink=0.8, label=f"{name} ({units})", location="left")
-    figure.colorbar(side, ax=axes[:, 2], shrink=0.8, label=f"spread ({units})")
+    figure.colorbar(
+        main, ax=axes[:, :2], label=f"{name} ({units})", location="bottom", shrink=0.6, aspect=40
+    )
+    figure.colorbar(side, ax=axes[:, 2], label=f"spread ({units})", location="bottom", shrink=0.8)
     level = f" at level {float(truth.level):g}" if "level" in truth.coords else ""
     figure.suptitle(
         f"{name}{level}, {np.datetime_as_string(truth.time.values, unit='m').replace('T', ' ')}"
@@ -82,6 +84,10 @@ def draw_reanalysis(
 
 def _field(axes: Axes, field: xr.DataArray, title: str, style: dict[str, object]) -> QuadMesh:
     field = field.assign_coords(longitude=_wrap(field.longitude.values)).sortby("longitude")
+    # The map goes round: its first column once more, behind the last.
+    first = field.isel(longitude=[0])
+    again = first.assign_coords(longitude=first.longitude + 360.0)
+    field = xr.concat([field, again], "longitude")
     mesh = axes.pcolormesh(field.longitude, field.latitude, field, shading="nearest", **style)  # type: ignore[arg-type]
     _coasts(axes, title)
     return mesh

@@ -81,7 +81,9 @@ def score_gaussian(
         grid: The grid.
         where: The points that count, with shape :math:`(L, C, H, W)`.
     """
-    std = np.broadcast_to(np.maximum(std, np.finfo(np.float32).tiny), truth.shape)
+    # Where a prior is certain, its CRPS is the absolute error: a width of next to nothing.
+    floor = 1e-6 * std.mean((-2, -1), keepdims=True) if std.ndim > 1 else 0.0
+    std = np.broadcast_to(np.maximum(std, floor), truth.shape)
     crps = scoringrules.crps_normal(truth, mean, std)
     return _table(_average((mean - truth) ** 2, crps, std**2, grid, where), catalogue)
 

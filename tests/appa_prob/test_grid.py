@@ -10,7 +10,7 @@ from appa_prob.grid import EARTH_RADIUS, Grid, great_circle
 Array = NDArray[np.float64]
 
 LATITUDE = np.array([-80.0, -50.0, -15.0, 10.0, 40.0, 75.0])
-LONGITUDE = 5.0 + np.arange(8) * 45.0
+LONGITUDE = np.linspace(5.0, 320.0, 8)
 
 
 @pytest.fixture(params=[False, True], ids=["up", "down"])

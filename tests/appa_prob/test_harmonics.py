@@ -9,7 +9,7 @@ from appa_prob.harmonics import Harmonics
 
 DEGREE = 6
 NODES, GAUSS = np.polynomial.legendre.leggauss(12)
-GRID = Grid(np.rad2deg(np.arcsin(NODES)), np.arange(24) * 15.0)
+GRID = Grid(np.rad2deg(np.arcsin(NODES)), np.linspace(0.0, 345.0, 24))
 AREAS = torch.as_tensor(np.outer(GRID.weights, np.ones(24)) / (12 * 24)).float()
 
 

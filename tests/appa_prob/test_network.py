@@ -23,7 +23,7 @@ CATALOGUE = Catalogue(
         Channel("surface_pressure", None, "Pa"),
     )
 )
-GRID = Grid(np.linspace(-84.375, 84.375, 16), np.arange(32) * 11.25)
+GRID = Grid(np.linspace(-84.375, 84.375, 16), np.linspace(0.0, 348.75, 32))
 TIMES = np.datetime64("2003-06-01T00", "ns") + np.arange(20) * np.timedelta64(6, "h")
 ERRORS = {"temperature": "1.5 degC", "humidity": "0.5 g/kg", "surface_pressure": "1 hPa"}
 
@@ -129,7 +129,7 @@ def test_times(times: object, chosen: range) -> None:
 
 
 def test_networks_that_observe_nothing_are_refused() -> None:
-    with pytest.raises(UserError, match="none of the 20 times.* 0, 6, 12, 18: change `times`"):
+    with pytest.raises(UserError, match=r"none of the 20 times.* 0, 6, 12, 18: change `times`"):
         stations(times=[3]).locate(TIMES, GRID, CATALOGUE)
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -152,7 +153,7 @@ def test_each_epoch_takes_each_item_once_at_most(tmp_path: Path) -> None:
         trainer.step += 1
     for epoch in (batches[:12], batches[12:24], batches[24:]):
         drawn = torch.cat(epoch)
-        assert len(drawn) == len(drawn.unique()) == 48
+        assert len(drawn) == len(set(drawn.tolist())) == 48
     assert not torch.equal(torch.cat(batches[:12]), torch.cat(batches[12:24]))
 
 
@@ -177,7 +178,7 @@ def test_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"steps": 6}, {"learning_rate": 1e-3}, {"seed": 1}])
-def test_another_configuration_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+def test_another_configuration_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     toy(tmp_path, steps=5).run(progress=False)
     with pytest.raises(UserError, match="another training configuration"):
         toy(tmp_path, **({"steps": 5} | change)).run(progress=False)
