@@ -5,8 +5,8 @@ r"""The reconstruction errors of an autoencoder, relative to the variability of 
 .. math:: \sqrt{\frac{\overline{(D(E(x)) - x)^2}}{\overline{(x - \bar{x})^2}}}
 
 with averages over the test period, the area of the globe and the levels of a variable, and
-:math:`\bar{x}` the average over time at each point; and likewise relative to the anomalies from the
-seasonal climatology.
+:math:`\bar{x}` the average over time at each point; and likewise relative to the anomalies from
+the seasonal climatology.
 """
 
 from __future__ import annotations
