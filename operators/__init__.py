@@ -29,6 +29,7 @@ from .jacobian import Jacobian
 from .lowrank import LowRankPlusDiagonal
 from .matrices import Dense
 from .nonlinear import Nonlinear
+from .registry import build, register
 from .selection import Gather, Mask
 from .solution import ConvergenceWarning, Solution, Solver
 from .stack import BlockDiagonal, Stack
@@ -66,4 +67,6 @@ __all__ = [
     "Sum",
     "TweedieCovariance",
     "WeightedGather",
+    "build",
+    "register",
 ]

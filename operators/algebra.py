@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Size, Tensor
@@ -17,17 +18,24 @@ from torch import Size, Tensor
 from .base import Operator, common_dtype
 from .dense import LIMIT, draw
 from .elementary import Diagonal, Identity, Scaling
+from .registry import register
 from .shapes import broadcast, over
 from .simplify import merge_product, merge_sum, scaled_leaf
 
 __all__ = ["Adjoint", "Composition", "Scaled", "Sum", "add", "compose", "scale", "transpose"]
 
 
+@register
 class Composition(Operator):
     r"""The product :math:`A_1 A_2 \cdots A_k`, the last factor applied first.
 
     Arguments:
         factors: The factors, from left to right.
+
+    Raises:
+        ValueError: If there is no factor, or if the outputs of one aren't inputs of its left
+            neighbour.
+        TypeError: If operators of two floating types meet.
 
     Example:
         >>> from appa_prob.operators import Diagonal, Mask
@@ -36,6 +44,7 @@ class Composition(Operator):
     """
 
     def __init__(self, *factors: Operator) -> None:
+        check_chain(factors)
         self.factors = factors
         super().__init__(
             factors[-1].in_shape,
@@ -61,6 +70,7 @@ class Composition(Operator):
         )
 
 
+@register
 class Sum(Operator):
     r"""The sum :math:`A_1 + A_2 + \dots + A_k`.
 
@@ -70,6 +80,10 @@ class Sum(Operator):
     Arguments:
         terms: The terms.
 
+    Raises:
+        ValueError: If there is no term, or if their shapes differ.
+        TypeError: If operators of two floating types meet.
+
     Example:
         >>> from appa_prob.operators import Dense, Diagonal
         >>> Diagonal(torch.ones(2)) + Dense(torch.ones(2, 2), symmetric=True)
@@ -77,6 +91,7 @@ class Sum(Operator):
     """
 
     def __init__(self, *terms: Operator) -> None:
+        check_terms(terms)
         self.terms = terms
         super().__init__(
             terms[0].in_shape,
@@ -115,6 +130,7 @@ class Sum(Operator):
         return " + ".join(map(repr, self.terms))
 
 
+@register
 class Scaled(Operator):
     r"""The multiple :math:`c A` of an operator.
 
@@ -181,6 +197,7 @@ class Scaled(Operator):
         return f"{f'<{tuple(c.shape)}>' if isinstance(c, Tensor) else f'{c:g}'} * {operator}"
 
 
+@register
 class Adjoint(Operator):
     r"""The adjoint :math:`A^T` of an operator.
 
@@ -224,11 +241,7 @@ def compose(left: Operator, right: Operator) -> Operator:
         >>> compose(Diagonal(torch.tensor([2.0])), Diagonal(torch.tensor([3.0]))).to_dense()
         tensor([[6.]])
     """
-    if left.in_shape != right.out_shape:
-        raise ValueError(
-            f"expected a right factor with outputs of shape {tuple(left.in_shape)}, the inputs of "
-            f"{left!r}, got {right!r}; the right factor is applied first"
-        )
+    check_chain((left, right))
     dtype = common_dtype((left, right))
     (c, first), (d, second) = split(left), split(right)
     stack: list[Operator] = []
@@ -263,8 +276,7 @@ def add(left: Operator, right: Operator) -> Operator:
         >>> add(Identity(2), Identity(2))
         Scaling((2,))
     """
-    if (left.in_shape, left.out_shape) != (right.in_shape, right.out_shape):
-        raise ValueError(f"expected terms of one shape, got {left!r} and {right!r}")
+    check_terms((left, right))
     common_dtype((left, right))
     terms = list(left.terms) if isinstance(left, Sum) else [left]
     for term in right.terms if isinstance(right, Sum) else (right,):
@@ -321,6 +333,25 @@ def transpose(operator: Operator) -> Operator:
     return Adjoint(operator)
 
 
+def check_chain(factors: Sequence[Operator]) -> None:
+    """Checks that each factor takes what its right neighbour gives."""
+    if not factors:
+        raise ValueError("expected one or more factors, got none")
+    for left, right in pairwise(factors):
+        if left.in_shape != right.out_shape:
+            raise ValueError(
+                f"expected a right factor with outputs of shape {tuple(left.in_shape)}, the "
+                f"inputs of {left!r}, got {right!r}; the right factor is applied first"
+            )
+
+
+def check_terms(terms: Sequence[Operator]) -> None:
+    """Checks that all terms have the same shapes."""
+    if not terms or len({(term.in_shape, term.out_shape) for term in terms}) > 1:
+        found = " and ".join(map(repr, terms)) or "none"
+        raise ValueError(f"expected one or more terms of one shape, got {found}")
+
+
 def sampled(term: Operator) -> bool:
     """Whether a term is a covariance with a structure to sample from."""
     if isinstance(term, Scaled):
@@ -363,8 +394,13 @@ def mirrored(a: Operator, b: Operator) -> bool:
     if isinstance(a, Sum) and isinstance(b, Sum) and len(a.terms) == len(b.terms):
         return all(mirrored(s, t) for s, t in zip(a.terms, b.terms, strict=True))
     if isinstance(a, Scaled) and isinstance(b, Scaled):
-        return a.scale is b.scale and mirrored(a.operator, b.operator)
+        return _one(a.scale, b.scale) and mirrored(a.operator, b.operator)
     return a is b and a.symmetric
+
+
+def _one(c: float | Tensor, d: float | Tensor) -> bool:
+    """Whether two numbers are surely one."""
+    return c is d or not (isinstance(c, Tensor) or isinstance(d, Tensor) or c != d)
 
 
 def enclosed(operator: Operator) -> str:

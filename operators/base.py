@@ -246,6 +246,17 @@ class Operator(Map, LinearOperator):
         dtype, device = _target(*args, **kwargs)
         return self._converted(dtype, device)
 
+    def spec(self) -> dict[str, Any]:
+        """The operator as plain data, from which :func:`appa_prob.operators.build` makes it again.
+
+        Raises:
+            TypeError: If it has parts that aren't data, such as functions.
+        """
+        from .registry import describe
+
+        spec: dict[str, Any] = describe(self)
+        return spec
+
     def __repr__(self) -> str:
         source, target = tuple(self.in_shape), tuple(self.out_shape)
         arrow = "" if source == target else f" -> {target}"

@@ -11,12 +11,14 @@ from torch import Tensor
 from .base import Operator
 from .innovation import InnovationCovariance
 from .krylov import System, accumulate, dot, norm
+from .registry import register
 from .shapes import flatten
 from .solution import OnFailure, Solution, check_options, report
 
 __all__ = ["CG"]
 
 
+@register
 @dataclass(frozen=True)
 class CG:
     r"""Conjugate gradients for symmetric positive definite systems :math:`S u = b`.

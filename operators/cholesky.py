@@ -11,11 +11,13 @@ from .base import Operator
 from .dense import LIMIT, matrix
 from .innovation import InnovationCovariance
 from .krylov import System
+from .registry import register
 from .solution import OnFailure, Solution, check_options, report
 
 __all__ = ["Cholesky"]
 
 
+@register
 @dataclass(frozen=True)
 class Cholesky:
     r"""The factorisation :math:`S = L L^T` of the dense matrix, for small symmetric positive

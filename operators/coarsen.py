@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .base import Operator
+from .registry import register
 from .shapes import as_size
 
 __all__ = ["Coarsen"]
 
 
+@register(factor="factors")
 class Coarsen(Operator):
     r"""Weighted means over blocks of the last two axes.
 

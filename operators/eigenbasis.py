@@ -9,11 +9,13 @@ from torch import Tensor
 
 from .base import Operator
 from .dense import LIMIT, white
+from .registry import register
 from .shapes import broadcast, over
 
 __all__ = ["Eigenbasis"]
 
 
+@register
 class Eigenbasis(Operator):
     r"""The covariance :math:`Q \, \mathrm{diag}(\lambda) \, Q^T + \rho \, (I - Q Q^T)`.
 

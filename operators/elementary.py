@@ -10,11 +10,13 @@ from torch import Size, Tensor
 
 from .base import Operator
 from .dense import white
+from .registry import register
 from .shapes import flatten, over
 
 __all__ = ["Diagonal", "Identity", "Isotropic", "Scaling"]
 
 
+@register(shape="in_shape")
 class Identity(Operator):
     r"""The identity :math:`A x = x`.
 
@@ -62,6 +64,7 @@ class Identity(Operator):
         return torch.ones(self.shape[-1], dtype=self.dtype, device=self.device)
 
 
+@register(shape="in_shape")
 class Scaling(Operator):
     r"""The multiplication by a number, :math:`A x = c \, x`.
 
@@ -131,6 +134,7 @@ class Scaling(Operator):
         return self._tensor[..., None].expand(*self.batch_shape, self.shape[-1])
 
 
+@register(variance="scale", shape="in_shape")
 class Isotropic(Scaling):
     r"""The isotropic covariance :math:`\sigma^2 I`.
 
@@ -155,6 +159,7 @@ class Isotropic(Scaling):
             )
 
 
+@register(diagonal="entries", event_ndim=lambda A: len(A.in_shape))
 class Diagonal(Operator):
     r"""The multiplication element by element, :math:`(A x)_i = d_i x_i`; a covariance where
     :math:`d \geq 0`.

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from .base import Operator
 from .krylov import System, accumulate, norm
+from .registry import register
 from .solution import OnFailure, Solution, check_options, report
 
 __all__ = ["GMRES"]
 
 
+@register
 @dataclass(frozen=True)
 class GMRES:
     r"""The generalised minimal residual method for any square systems :math:`S u = b`.

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from .base import Operator, common_dtype
 from .dense import LIMIT, draw
+from .registry import register
 from .shapes import broadcast, flatten
 
 __all__ = ["InnovationCovariance"]
 
 
+@register
 class InnovationCovariance(Operator):
     r"""The covariance :math:`S = H V H^T + R` of :math:`y = H x + \eta`, for
     :math:`\mathbb{V}[x] = V` and :math:`\mathbb{V}[\eta] = R`.

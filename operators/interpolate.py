@@ -3,17 +3,36 @@ r"""Bilinear interpolation of global fields at points of the sphere."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .base import Operator
+from .registry import register
 from .shapes import as_size
 from .weighted import row_sums, scatter_rows
 
 __all__ = ["Interpolate"]
 
 
+@dataclass(frozen=True)
+class Coordinates:
+    """The arguments that weights were made of, kept as they were given, to be described by."""
+
+    latitude: Tensor
+    longitude: Tensor
+    points_latitude: Tensor
+    points_longitude: Tensor
+
+
+@register(
+    latitude="coordinates.latitude",
+    longitude="coordinates.longitude",
+    points_latitude="coordinates.points_latitude",
+    points_longitude="coordinates.points_longitude",
+    leading=lambda A: A.in_shape[:-2],
+)
 class Interpolate(Operator):
     r"""Bilinear interpolation from a latitude-longitude grid to points.
 
@@ -67,6 +86,7 @@ class Interpolate(Operator):
             raise ValueError(
                 "expected points with latitudes in [-90, 90] and finite longitudes, in degrees"
             )
+        self.coordinates = Coordinates(latitude, longitude, points_latitude, points_longitude)
         indices, weights = stencil(
             *(a.double() for a in (latitude, longitude, points_latitude, points_longitude))
         )

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from .base import Operator
 from .dense import white
+from .registry import register
 from .shapes import flatten, unflatten
 
 __all__ = ["LowRankPlusDiagonal"]
 
 
+@register(diagonal="variances")
 class LowRankPlusDiagonal(Operator):
     r"""The covariance :math:`F^T F + \mathrm{diag}(d)` of rank :math:`r` plus a diagonal.
 

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .base import Operator
+from .registry import register
 from .shapes import as_size, flatten, unflatten
 
 __all__ = ["Dense"]
 
 
+@register
 class Dense(Operator):
     r"""The product with a matrix, :math:`A x = M x`.
 

@@ -8,11 +8,13 @@ import torch
 from torch import Size, Tensor
 
 from .base import Operator
+from .registry import register
 from .shapes import as_size, flatten, unflatten
 
 __all__ = ["Gather", "Mask"]
 
 
+@register
 class Mask(Operator):
     r"""The selection of the elements where a mask is true, in row-major order.
 
@@ -56,6 +58,7 @@ class Mask(Operator):
         return unflatten(x.index_copy(-1, self.indices, y), self.in_shape)
 
 
+@register
 class Gather(Operator):
     r"""The selection of elements by flat indices, in any order and as often as wanted.
 

@@ -9,11 +9,13 @@ from torch import Size, Tensor
 
 from .base import Operator, common_dtype
 from .dense import draw
+from .registry import register
 from .shapes import broadcast, flatten, unflatten
 
 __all__ = ["BlockDiagonal", "Stack"]
 
 
+@register
 class Stack(Operator):
     r"""Several operators applied to one field, their flattened outputs concatenated.
 
@@ -65,6 +67,7 @@ class Stack(Operator):
         return f"Stack([{', '.join(map(repr, self.blocks))}])"
 
 
+@register
 class BlockDiagonal(Operator):
     r"""Several operators, each applied to its own part of a flat field.
 

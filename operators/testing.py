@@ -2,6 +2,7 @@ r"""Checks that an operator keeps its promises, for the operators of this packag
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 
@@ -9,7 +10,9 @@ import torch
 from torch import Size, Tensor
 
 from .base import Operator
+from .registry import build, registered
 from .shapes import flatten, unflatten
+from .tree import nodes
 
 __all__ = ["check_operator"]
 
@@ -30,8 +33,8 @@ def check_operator(
 
     for random :math:`x` and :math:`y`, without and with additional batch axes; sums, multiples,
     compositions, adjoints; the conventions of ``linear_operator``; gradients with respect to
-    :math:`x` and :math:`y`; the type of results; copies made by pickling; refusal of fields of
-    wrong shapes.
+    :math:`x` and :math:`y`; the type of results; copies made by pickling, and by plain data if
+    all classes are registered; refusal of fields of wrong shapes.
 
     Arguments:
         operator: The operator, small.
@@ -58,6 +61,8 @@ def check_operator(
     check.refusals()
     if picklable:
         check.copies()
+    if {type(node) for node in nodes(operator)} <= set(registered().values()):
+        check.data()
 
 
 class Checker:
@@ -226,3 +231,12 @@ class Checker:
             assert copy.to_dense().dtype == copy.dtype, (
                 f"A.to({dtype}).to_dense() isn't of the type of A"
             )
+
+    def data(self) -> None:
+        """Plain data describe the operator."""
+        spec = self.A.spec()
+        same = build(json.loads(json.dumps(spec)))
+        assert repr(same) == repr(self.A), f"the operator built from data is {same!r}"
+        assert same.spec() == spec, "the operator built from data has other data"
+        assert same.symmetric == self.A.symmetric, "data lose what is known of symmetry"
+        self.close(same.to(self.A.device)(self.x), self.A(self.x), "the operator built from data")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .external import LinearOperator
 
-__all__ = ["Replant", "convert", "replace", "tensors"]
+__all__ = ["Replant", "convert", "nodes", "replace", "tensors"]
 
 T = TypeVar("T")
 
@@ -52,6 +52,26 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(item)
     elif isinstance(value, LinearOperator):
         yield from value.representation()
+
+
+def nodes(value: Any) -> Iterator[Any]:
+    r"""All operators of an expression, the whole before its parts.
+
+    Arguments:
+        value: An operator, or a tuple of them; anything else holds none.
+
+    Example:
+        >>> from appa_prob.operators import Dense, Identity
+        >>> list(nodes(Dense(torch.ones(1, 3)) + Dense(torch.ones(1, 3))))
+        [Dense((3,) -> (1,)) + Dense((3,) -> (1,)), Dense((3,) -> (1,)), Dense((3,) -> (1,))]
+    """
+    if isinstance(value, tuple):
+        for item in value:
+            yield from nodes(item)
+    elif hasattr(value, "in_shape"):
+        yield value
+        for _, item in _fields(value):
+            yield from nodes(item)
 
 
 def replace(

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .base import Operator
+from .registry import register
 from .selection import flat_indices, pick
 from .shapes import as_size
 
 __all__ = ["WeightedGather"]
 
 
+@register
 class WeightedGather(Operator):
     r"""Weighted sums of :math:`k` elements each, the sparse operator that compiled networks of
     stations use.
