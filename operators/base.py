@@ -15,7 +15,7 @@ Two conventions live side by side, and names tell them apart:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Number
 from typing import Any, NoReturn, Self
 
@@ -23,9 +23,10 @@ import torch
 from torch import Size, Tensor
 
 from . import dense
+from .columns import Columns
 from .external import LinearOperator
-from .shapes import as_size, flatten
-from .tree import Replant, convert, differentiable, replace, tensors
+from .shapes import as_size
+from .tree import convert, differentiable, replace, tensors
 
 __all__ = ["Map", "Operator"]
 
@@ -101,7 +102,7 @@ class Map(ABC):
         )
 
 
-class Operator(Map, LinearOperator):
+class Operator(Map, Columns):
     r"""A linear map :math:`A` between fields, and a matrix over flattened fields.
 
     Subclasses call ``super().__init__`` and implement :meth:`forward` and :meth:`adjoint`, both of
@@ -302,99 +303,12 @@ class Operator(Map, LinearOperator):
     def __truediv__(self, other: Any) -> Any:
         return self * (1.0 / other)
 
-    # -- the matrix over flattened fields, as linear_operator sees it
-
-    @property
-    def batch_shape(self) -> Size:
-        """The shape of the batch of operators."""
-        return self._batch
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating type of the operator's tensors."""
-        return self._own_dtype() or torch.get_default_dtype()
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the operator's tensors."""
-        return self._own_device() or torch.device("cpu")
-
-    def diagonal(self, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
-        """The diagonal of the matrix, with shape ``(*batch, N)``."""
-        if self.in_shape.numel() != self.out_shape.numel() or (offset, dim1, dim2) != (0, -2, -1):
-            raise ValueError(
-                f"expected a square operator and its main diagonal, got {self!r} and offset "
-                f"{offset}"
-            )
-        return self._diagonal()
-
-    def to_dense(self) -> Tensor:
-        """The matrix, with shape ``(*batch, M, N)``; costs :math:`min(M, N)` products."""
-        return dense.matrix(self)
-
-    def matmul(self, other: Any) -> Any:
-        """Multiplies columns, with shape ``(N,)`` or ``(*, N, C)``."""
-        if not isinstance(other, Tensor):
-            return super().matmul(other)
-        if other.shape[-2:][0] != self.shape[-1]:
-            raise ValueError(
-                f"expected columns of shape ({self.shape[-1]},) or (*, {self.shape[-1]}, C), got "
-                f"{tuple(other.shape)}; fields of shape (*, {', '.join(map(str, self.in_shape))}) "
-                "go to A(x)"
-            )
-        return self._matmul(other[:, None]).squeeze(-1) if other.ndim == 1 else self._matmul(other)
-
-    def representation(self) -> tuple[Tensor, ...]:
-        """The floating tensors that the matrix depends upon."""
-        return tuple(a for a in tensors(self) if differentiable(a))
-
-    def representation_tree(self) -> Replant:
-        """What rebuilds the operator from :meth:`representation`."""
-        return Replant(self)
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.linalg.solve and isinstance(args[0], Operator):
-            return dense.solve_columns(args[0], *args[1:], **(kwargs or {}))
-        return super().__torch_function__(func, types, args, kwargs)
-
-    def _own_dtype(self) -> torch.dtype | None:
-        found = next((a.dtype.to_real() for a in tensors(self) if differentiable(a)), None)
-        return self._dtype if found is None else found
-
-    def _own_device(self) -> torch.device | None:
-        return next((a.device for a in tensors(self)), None) or self._device
-
     def _converted(self, dtype: torch.dtype | None, device: torch.device | None) -> Self:
         def retarget(node: Any) -> None:
             if isinstance(node, Operator):
                 node._retarget(dtype, device)
 
         return replace(self, lambda a: convert(a, dtype, device), retarget)
-
-    def _size(self) -> Size:
-        return Size((*self.batch_shape, self.out_shape.numel(), self.in_shape.numel()))
-
-    def _matmul(self, rhs: Tensor) -> Tensor:
-        return self._columns(self.forward, rhs, self.in_shape, self.out_shape)
-
-    def _t_matmul(self, rhs: Tensor) -> Tensor:
-        return self._columns(self.adjoint, rhs, self.out_shape, self.in_shape)
-
-    def _columns(
-        self, product: Callable[[Tensor], Tensor], rhs: Tensor, source: Size, target: Size
-    ) -> Tensor:
-        if rhs.ndim == 1:
-            return self._columns(product, rhs[:, None], source, target).squeeze(-1)
-        batch = (1,) * max(len(self.batch_shape) + 2 - rhs.ndim, 0) + tuple(rhs.shape[:-2])
-        y = product(rhs.movedim(-1, 0).reshape(rhs.shape[-1], *batch, *source))
-        return flatten(y, target).movedim(0, -1)
-
-    def _transpose_nonbatch(self) -> Operator:
-        return self.T
-
-    def _diagonal(self) -> Tensor:
-        return self.to_dense().diagonal(dim1=-2, dim2=-1)
 
     def _retarget(self, dtype: torch.dtype | None, device: torch.device | None) -> None:
         if dtype is not None and not any(map(differentiable, tensors(self))):
