@@ -15,13 +15,13 @@ Example:
 if __name__ != "appa_prob.operators":
     raise ImportError("Import this package as `appa_prob.operators`.")
 
-from .algebra import Adjoint, Composition, Scaled, Sum
 from .base import Map, Operator
 from .cg import CG
 from .cholesky import Cholesky
 from .coarsen import Coarsen
 from .eigenbasis import Eigenbasis
 from .elementary import Diagonal, Identity, Isotropic, Scaling
+from .expressions import Adjoint, Composition, Scaled, Sum
 from .gmres import GMRES
 from .innovation import InnovationCovariance
 from .interpolate import Interpolate

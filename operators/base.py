@@ -175,9 +175,7 @@ class Operator(Map, Columns):
     @property
     def T(self) -> Operator:
         """The adjoint operator."""
-        from .algebra import transpose
-
-        return transpose(self)
+        return self if self.symmetric else self._transposed()
 
     def solve(self, b: Tensor) -> Tensor:
         r"""Solves :math:`A x = b` for a symmetric positive definite :math:`A`.
@@ -309,6 +307,16 @@ class Operator(Map, Columns):
                 node._retarget(dtype, device)
 
         return replace(self, lambda a: convert(a, dtype, device), retarget)
+
+    def _transposed(self) -> Operator:
+        """The adjoint of an operator that isn't symmetric."""
+        from .expressions import Adjoint
+
+        return Adjoint(self)
+
+    def _mirrors(self, other: Operator) -> bool:
+        """Whether the operator is made as the adjoint of another one."""
+        return other is self and self.symmetric
 
     def _retarget(self, dtype: torch.dtype | None, device: torch.device | None) -> None:
         if dtype is not None and not any(map(differentiable, tensors(self))):
