@@ -27,6 +27,8 @@ from .guidance import Guidance
 from .integrator import Integrator, State
 from .likelihood import GaussianLikelihood, Likelihood
 from .loss import denoising_loss
+from .mixture import Mixture
+from .mixture_denoiser import MixtureDenoiser
 from .mmps import MMPS
 from .preconditioned import PreconditionedDenoiser
 from .predictor_corrector import PredictorCorrector
@@ -47,6 +49,8 @@ __all__ = [
     "Guidance",
     "Integrator",
     "Likelihood",
+    "Mixture",
+    "MixtureDenoiser",
     "PreconditionedDenoiser",
     "PredictorCorrector",
     "RectifiedSchedule",

@@ -2,8 +2,9 @@ r"""Gaussians with lazy covariances, and their conditioning on observations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,11 +18,14 @@ from appa_prob.operators import (
     Solver,
 )
 from appa_prob.operators.dense import LIMIT, draw
-from appa_prob.operators.shapes import flatten
+from appa_prob.operators.shapes import broadcast, flatten, over
 
+from .density import log_density
 from .likelihood import Likelihood
 
-__all__ = ["ConditionalCovariance", "Gaussian"]
+__all__ = ["ConditionalCovariance", "Gaussian", "Innovation"]
+
+Innovation: TypeAlias = Callable[[Operator, Operator, Operator], Operator]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,32 +68,68 @@ class Gaussian:
                 f"got {self.covariance!r}"
             )
 
-    def condition(self, likelihood: Likelihood, solver: Solver | None = None) -> Gaussian:
+    def condition(
+        self,
+        likelihood: Likelihood,
+        solver: Solver | None = None,
+        innovation: Innovation = InnovationCovariance,
+        *,
+        bounded: bool = True,
+    ) -> Gaussian:
         r"""Conditions on an observation :math:`y = h(x) + \eta`, with :math:`h` linearised at the
         mean: the update of Kalman.
 
         .. math:: m + V H^T S^{-1} (y - h(m)) \qquad V - V H^T S^{-1} H V \qquad S = H V H^T + R
 
         It is exact if :math:`h` is affine and :math:`\eta` Gaussian, up to the residual of the
-        solver.
+        solver. Methods of guidance differ in what they take for :math:`S`.
+
+        For any covariance :math:`V \geq 0` the solution :math:`u = S^{-1} r` satisfies
+        :math:`u^T R u \leq u^T r`. The Jacobians of networks know no such law: where it is
+        broken, :math:`u` is shortened until it holds, which also bounds what the update does to
+        the observations, :math:`\|R^{-1/2} H V H^T u\| \leq 2 \|R^{-1/2} r\|`, whatever
+        :math:`V` is.
 
         Arguments:
             likelihood: The likelihood :math:`p(y \mid x)`.
             solver: What solves systems with :math:`S`, by default :class:`GMRES`.
+            innovation: What makes :math:`S` from :math:`H`, :math:`V` and :math:`R`.
+            bounded: Whether to shorten solutions that no covariance explains.
 
         Raises:
             ValueError: If the likelihood is not one of such events.
         """
+        solver = GMRES() if solver is None else solver
+        residual, H, R = self._linearize(likelihood)
+        S = innovation(H, self.covariance, R)
+        left = ConditionalCovariance(self.covariance, H, S, solver)
+        solution = solver(S, residual)
+        gain = left.lift(solution)
+        if bounded:
+            gain = gain * over(shortening(solution.value, residual, R), self.covariance.in_shape)
+        return Gaussian(self.mean + gain, left)
+
+    def log_evidence(self, likelihood: Likelihood) -> Tensor:
+        r"""Computes :math:`\log p(y) = \log \mathcal{N}(y \mid h(m), H V H^T + R)`, with :math:`h`
+        linearised at the mean.
+
+        Arguments:
+            likelihood: The likelihood :math:`p(y \mid x)`.
+
+        Raises:
+            ValueError: If the likelihood is not one of such events, or if the covariance of the
+                observation is not positive definite or too large for a dense factorisation.
+        """
+        residual, H, R = self._linearize(likelihood)
+        return log_density(residual, InnovationCovariance(H, self.covariance, R))
+
+    def _linearize(self, likelihood: Likelihood) -> tuple[Tensor, Operator, Operator]:
         if likelihood.in_shape != self.covariance.in_shape:
             raise ValueError(
                 f"expected a likelihood of states of shape {tuple(self.covariance.in_shape)}, got "
                 f"one of shape {tuple(likelihood.in_shape)}"
             )
-        solver = GMRES() if solver is None else solver
-        residual, H, R = likelihood.linearize(self.mean)
-        S = InnovationCovariance(H, self.covariance, R)
-        gain = lifted(S, solver(S, residual))
-        return Gaussian(self.mean + gain, ConditionalCovariance(S, solver))
+        return likelihood.linearize(self.mean)
 
     def sample(
         self, shape: Sequence[int] = (), generator: torch.Generator | None = None
@@ -110,40 +150,61 @@ class ConditionalCovariance(Operator):
     r"""The covariance :math:`V - V H^T S^{-1} H V` that is left after an observation.
 
     Arguments:
-        S: The covariance :math:`S = H V H^T + R` of the observation.
+        V: The covariance :math:`V` of the state.
+        H: The observation operator.
+        S: The covariance :math:`S = H V H^T + R` of the observation, or what is taken for it.
         solver: What solves systems with it.
 
     Example:
         >>> from appa_prob.operators import Isotropic, Identity
-        >>> S = InnovationCovariance(Identity(2), Isotropic(3.0, 2), Isotropic(1.0, 2))
-        >>> ConditionalCovariance(S, GMRES())(torch.ones(2))
+        >>> V, H = Isotropic(3.0, 2), Identity(2)
+        >>> S = InnovationCovariance(H, V, Isotropic(1.0, 2))
+        >>> ConditionalCovariance(V, H, S, GMRES())(torch.ones(2))
         tensor([0.7500, 0.7500])
     """
 
-    def __init__(self, S: InnovationCovariance, solver: Solver) -> None:
-        self.S, self.solver = S, solver
-        event = S.V.in_shape
-        super().__init__(event, event, batch_shape=S.batch_shape, symmetric=S.symmetric)
+    def __init__(self, V: Operator, H: Operator, S: Operator, solver: Solver) -> None:
+        self.V, self.H, self.S, self.solver = V, H, S, solver
+        batch = broadcast(V.batch_shape, H.batch_shape, S.batch_shape)
+        symmetric = V.symmetric and S.symmetric
+        super().__init__(V.in_shape, V.in_shape, batch_shape=batch, symmetric=symmetric)
 
     def forward(self, x: Tensor) -> Tensor:
-        product = self.S.V.forward(x)
-        return product - self._gain(self.S.H.forward(product))
+        product = self.V.forward(x)
+        return product - self._gain(self.H.forward(product))
 
     def adjoint(self, y: Tensor) -> Tensor:
         self._check(y, self.out_shape)
         return self.forward(y)
 
+    def lift(self, solution: Solution) -> Tensor:
+        r"""The field :math:`V H^T u` of a solution :math:`u`, computed if the solver kept none."""
+        if self._exact is None or solution.lifted is None:
+            return self.V.forward(self.H.adjoint(solution.value))
+        return solution.lifted
+
     def sample(
         self, shape: Sequence[int] = (), generator: torch.Generator | None = None
     ) -> Tensor:
-        r"""Draws by conditioning a draw of the prior, as Matheron's rule says."""
-        x, eta = (draw(C, self.batch_shape, shape, generator) for C in (self.S.V, self.S.R))
-        return x - self._gain(self.S.H(x) + eta)
+        r"""Draws by conditioning a draw of the prior, as Matheron's rule says; densely where
+        :math:`S` is an approximation, for which the rule does not hold."""
+        if self._exact is None:
+            return super().sample(shape, generator)
+        x, eta = (draw(C, self.batch_shape, shape, generator) for C in (self.V, self._exact.R))
+        return x - self._gain(self.H(x) + eta)
+
+    @property
+    def _exact(self) -> InnovationCovariance | None:
+        """S if it is H V H^T + R, else None."""
+        S = self.S
+        return S if isinstance(S, InnovationCovariance) and S.V is self.V else None
 
     def _gain(self, y: Tensor) -> Tensor:
-        return lifted(self.S, self.solver(self.S, y))
+        return self.lift(self.solver(self.S, y))
 
     def _diagonal(self) -> Tensor:
+        if self._exact is None:
+            return super()._diagonal()
         limit = self.solver.limit if isinstance(self.solver, Cholesky) else LIMIT
         if min(self.S.shape[-1], self.in_shape.numel()) > limit or not self.symmetric:
             raise ValueError(
@@ -151,22 +212,37 @@ class ConditionalCovariance(Operator):
                 f"{self.S.shape[-1]} rows, and {limit} is the limit; condition with "
                 "Cholesky(limit=...), or estimate it from samples"
             )
-        factor, info = self.S.factor
+        factor, info = self._exact.factor
         if bool(info.any()):
             raise ValueError(
                 f"expected a positive definite covariance of observations, got {self.S!r}"
             )
-        rows = flatten(self.S.gain, self.in_shape)
+        rows = flatten(self._exact.gain, self.in_shape)
         white = torch.linalg.solve_triangular(factor.to(rows), rows, upper=False)
-        diagonal: Tensor = self.S.V.diagonal() - white.square().sum(-2)
+        diagonal: Tensor = self.V.diagonal() - white.square().sum(-2)
         return diagonal
 
 
-def lifted(S: InnovationCovariance, solution: Solution) -> Tensor:
-    r"""The field :math:`V H^T u` of a solution :math:`u`, computed if the solver kept none.
+def shortening(u: Tensor, r: Tensor, R: Operator) -> Tensor:
+    r"""The largest :math:`c \leq 1` with :math:`c \, u^T R u \leq (u^T r)_+`, which is 1 for
+    solutions :math:`u` of systems :math:`(W + R) u = r` with :math:`W \geq 0`, also for those
+    that GMRES or CG stop at.
 
     Arguments:
-        S: The covariance :math:`S = H V H^T + R`.
-        solution: The solution.
+        u: The solution, with shape :math:`(*, out)`.
+        r: The right-hand side, with shape :math:`(*, out)`.
+        R: The covariance :math:`R`.
+
+    Returns:
+        The numbers, with shape :math:`(*)`.
+
+    Example:
+        >>> from appa_prob.operators import Isotropic
+        >>> shortening(torch.tensor([10.0]), torch.tensor([1.0]), Isotropic(1.0, 1))
+        tensor(0.1000)
     """
-    return S.half(solution.value)[1] if solution.lifted is None else solution.lifted
+    energy = flatten(u * R.forward(u), R.in_shape).sum(-1)
+    work = flatten(u * r, R.in_shape).sum(-1)
+    # The slack is for rounding where W is 0 and both are equal.
+    broken = energy > work + 1e-3 * work.abs()
+    return torch.where(broken, work.clamp_min(0.0) / torch.where(broken, energy, 1.0), 1.0)

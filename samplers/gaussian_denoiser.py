@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Self
 
-import torch
 from torch import Tensor
 
-from appa_prob.operators import Dense, Diagonal, Eigenbasis, Identity, Operator, Scaling
+from appa_prob.operators import Eigenbasis, Operator
 
 from .denoiser import Denoiser
 from .gaussian import Gaussian
 from .schedule import Schedule
+from .spectral import diagonalise, remainder, wiener
 
-__all__ = ["GaussianDenoiser", "diagonalise"]
+__all__ = ["GaussianDenoiser"]
 
 
 class GaussianDenoiser(Denoiser):
@@ -36,6 +36,7 @@ class GaussianDenoiser(Denoiser):
         ValueError: If shapes don't fit, or if the covariance is not positive semi-definite.
 
     Example:
+        >>> import torch
         >>> from appa_prob.operators import Isotropic
         >>> from appa_prob.samplers import VESchedule
         >>> d = GaussianDenoiser(torch.ones(2), Isotropic(1.0, 2), VESchedule(0.1, 10.0))
@@ -51,6 +52,11 @@ class GaussianDenoiser(Denoiser):
                 f"expected a covariance of events of shape {tuple(mean.shape)}, that of the mean, "
                 f"got {covariance!r}"
             )
+        if covariance.batch_shape:
+            raise ValueError(
+                f"expected one covariance, got a batch {tuple(covariance.batch_shape)}; several "
+                "Gaussians are a MixtureDenoiser"
+            )
         super().__init__(mean.shape, schedule)
         self.register_buffer("mean", mean)
         self.covariance = covariance
@@ -59,10 +65,10 @@ class GaussianDenoiser(Denoiser):
     def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
         self.check(x_t, t)
         alpha, _ = self.scales(t)
-        return self.mean + self._gain(t, alpha_power=1)(x_t - alpha * self.mean)
+        return self.mean + wiener(self.spectrum, *self.schedule(t))(x_t - alpha * self.mean)
 
     def posterior(self, x_t: Tensor, t: Tensor) -> Gaussian:
-        return Gaussian(self(x_t, t), self._gain(t, alpha_power=0))
+        return Gaussian(self(x_t, t), self.covariance_given(t))
 
     def moments(self, t: Tensor) -> tuple[Tensor, Tensor]:
         r"""Two variances in the units of :math:`x_t / \alpha_t`, averaged over all directions.
@@ -90,56 +96,16 @@ class GaussianDenoiser(Denoiser):
             noisy = noisy + share * noise.square() / (spectrum.rest + noise)
         return clean, noisy
 
-    def _gain(self, t: Tensor, alpha_power: int) -> Eigenbasis:
-        """The gain of the mean (power 1) or the covariance that is left (power 0)."""
-        alpha, sigma = self.schedule(t)
-        scale = alpha if alpha_power else sigma.square()
-        values, rest = self.spectrum.eigenvalues, self.spectrum.rest
-        axes = (1,) * len(self.spectrum.basis.in_shape)
-        a, s, c = (k.reshape(*k.shape, *axes) for k in (alpha, sigma, scale))
-        inner = c * values / (a.square() * values + s.square())
-        outer = scale * rest / (alpha.square() * rest + sigma.square())
-        return Eigenbasis(self.spectrum.basis, inner, outer)
+    def covariance_given(self, t: Tensor) -> Eigenbasis:
+        r"""The covariance :math:`\mathbb{V}[x \mid x_t]`, which is that of any :math:`x_t`.
+
+        Arguments:
+            t: The time, with shape :math:`(*)`.
+        """
+        return remainder(self.spectrum, *self.schedule(t))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.covariance = self.covariance.to(self.mean)
         self.spectrum = self.spectrum.to(self.mean)
         return self
-
-
-def diagonalise(covariance: Operator) -> Eigenbasis:
-    r"""The covariance in its own basis, by structure where structure allows it.
-
-    Arguments:
-        covariance: A covariance, not batched.
-
-    Raises:
-        ValueError: If it is batched, not symmetric, not positive semi-definite, or too large to
-            be diagonalised densely.
-
-    Example:
-        >>> diagonalise(Diagonal(torch.tensor([1.0, 2.0]))).eigenvalues
-        tensor([1., 2.])
-    """
-    if covariance.batch_shape:
-        raise ValueError(f"expected one covariance, got a batch {tuple(covariance.batch_shape)}")
-    if isinstance(covariance, Eigenbasis):
-        return covariance
-    shape = covariance.in_shape
-    identity = Identity(shape, dtype=covariance.dtype, device=covariance.device)
-    if isinstance(covariance, Identity | Scaling | Diagonal):
-        return Eigenbasis(identity, covariance.diagonal().reshape(shape))
-    dense = covariance.to_dense()
-    scale = dense.abs().max()
-    tolerance = 1e3 * torch.finfo(dense.dtype).eps * scale
-    if not bool((dense - dense.mT).abs().max() <= tolerance):
-        raise ValueError(f"expected a symmetric covariance, got {covariance!r}, which is not")
-    values, vectors = torch.linalg.eigh(dense)
-    if not bool(values.min() >= -tolerance * len(values)):
-        raise ValueError(
-            f"expected a positive semi-definite covariance, got {covariance!r} with an eigenvalue "
-            f"of {float(values.min()):.2e}; add a small multiple of Identity if it is rounding"
-        )
-    basis = Dense(vectors, in_shape=(len(values),), out_shape=shape)
-    return Eigenbasis(basis, values.clamp_min(0.0))

@@ -2,13 +2,14 @@ r"""Likelihoods: what observations say about a state."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, Protocol
 
 import torch
 from torch import Size, Tensor
 
 from appa_prob.operators import Diagonal, Isotropic, Map, Operator
+
+from .density import log_density
 
 __all__ = ["GaussianLikelihood", "Likelihood"]
 
@@ -100,12 +101,7 @@ class GaussianLikelihood:
         Arguments:
             x: The state, with shape :math:`(*, in)`.
         """
-        residual = self.y - self.map(x)
-        axes = tuple(range(-len(self.map.out_shape), 0))
-        square = residual * self.covariance.solve(residual)
-        square = square.sum(axes) if axes else square
-        size = self.map.out_shape.numel()
-        return -0.5 * (square + self.covariance.logdet() + size * math.log(2 * math.pi))
+        return log_density(self.y - self.map(x), self.covariance)
 
     def linearize(self, x: Tensor) -> tuple[Tensor, Operator, Operator]:
         r"""The residual, the Jacobian of the map and the covariance of the errors at :math:`x`."""

@@ -17,7 +17,7 @@ from appa_prob.samplers import (
     VPSchedule,
     denoising_loss,
 )
-from appa_prob.samplers.gaussian_denoiser import diagonalise
+from appa_prob.samplers.spectral import diagonalise
 
 SCHEDULES = [VESchedule(0.01, 50.0), VPSchedule(1e-2), RectifiedSchedule(1e-2)]
 
@@ -170,7 +170,12 @@ def test_context_reaches_the_network_and_copies_move() -> None:
         (lambda: GaussianDenoiser(torch.zeros(3), Isotropic(1.0, 2), VESchedule()), "covariance"),
         (lambda: diagonalise(Dense(torch.tensor([[1.0, 2.0], [2.0, 1.0]]))), "semi-definite"),
         (lambda: diagonalise(Dense(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))), "symmetric"),
-        (lambda: diagonalise(Diagonal(torch.ones(2, 3), event_ndim=1)), "batch"),
+        (
+            lambda: GaussianDenoiser(
+                torch.zeros(3), Diagonal(torch.ones(2, 3), event_ndim=1), VESchedule()
+            ),
+            "batch",
+        ),
     ],
 )
 def test_bad_input_is_refused(call, message: str) -> None:  # type: ignore[no-untyped-def]
