@@ -137,6 +137,7 @@ class Operator(Map, Columns):
     """
 
     symmetric: bool = False
+    scatters: bool = False  # whether add_adjoint writes into the field that it is given
 
     def __init__(
         self,
@@ -167,6 +168,18 @@ class Operator(Map, Columns):
         Returns:
             A field, with shape :math:`(*, in)`.
         """
+
+    def add_adjoint(self, y: Tensor, x: Tensor) -> Tensor:
+        r"""Computes :math:`x + A^T y`, in place where the operator ``scatters``.
+
+        Arguments:
+            y: A field, with shape :math:`(*, out)`.
+            x: A field, with shape :math:`(*, in)`, not to be used any more.
+
+        Returns:
+            A field, with shape :math:`(*, in)`.
+        """
+        return x + self.adjoint(y)
 
     def linearize(self, x: Tensor) -> tuple[Tensor, Operator]:
         """The value and the operator itself, its own Jacobian."""

@@ -17,6 +17,7 @@ from .base import Operator, common_dtype
 from .dense import LIMIT, draw
 from .elementary import Diagonal, Scaling
 from .registry import register
+from .scatter import adjoint_sum
 from .shapes import broadcast, over
 
 __all__ = ["Adjoint", "Composition", "Scaled", "Sum"]
@@ -60,6 +61,16 @@ class Composition(Operator):
         for factor in self.factors:
             y = factor.adjoint(y)
         return y
+
+    def add_adjoint(self, y: Tensor, x: Tensor) -> Tensor:
+        for factor in self.factors[:-1]:
+            y = factor.adjoint(y)
+        return self.factors[-1].add_adjoint(y, x)
+
+    @property
+    def scatters(self) -> bool:  # type: ignore[override]
+        """Whether the factor that is applied first does."""
+        return self.factors[-1].scatters
 
     def _transposed(self) -> Operator:
         return Composition(*(f.T for f in reversed(self.factors)))
@@ -111,10 +122,7 @@ class Sum(Operator):
         return y
 
     def adjoint(self, y: Tensor) -> Tensor:
-        x = self.terms[0].adjoint(y)
-        for term in self.terms[1:]:
-            x = x + term.adjoint(y)
-        return x
+        return adjoint_sum((term, y) for term in self.terms)
 
     def sample(
         self, shape: Sequence[int] = (), generator: torch.Generator | None = None
@@ -169,6 +177,14 @@ class Scaled(Operator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.operator.adjoint(y) * over(self.scale, self.in_shape)
+
+    def add_adjoint(self, y: Tensor, x: Tensor) -> Tensor:
+        return self.operator.add_adjoint(y * over(self.scale, self.out_shape), x)
+
+    @property
+    def scatters(self) -> bool:  # type: ignore[override]
+        """Whether the operator does."""
+        return self.operator.scatters
 
     def solve(self, b: Tensor) -> Tensor:
         if not bool((self._scales != 0).all()):

@@ -9,6 +9,7 @@ from torch import Size, Tensor
 
 from .base import Operator
 from .registry import register
+from .scatter import index_add, zeros
 from .shapes import as_size, flatten, unflatten
 
 __all__ = ["Gather", "Mask"]
@@ -35,6 +36,8 @@ class Mask(Operator):
                 [0., 1.]])
     """
 
+    scatters = True
+
     def __init__(self, mask: Tensor) -> None:
         if mask.dtype is not torch.bool:
             raise TypeError(
@@ -54,8 +57,12 @@ class Mask(Operator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         self._check(y, self.out_shape)
-        x = y.new_zeros(*y.shape[:-1], self.in_shape.numel())
-        return unflatten(x.index_copy(-1, self.indices, y), self.in_shape)
+        x = zeros(y, (*y.shape[:-1], self.in_shape.numel()))
+        return unflatten(x.index_copy_(-1, self.indices, y), self.in_shape)
+
+    def add_adjoint(self, y: Tensor, x: Tensor) -> Tensor:
+        self._check(y, self.out_shape)
+        return index_add(x, y, self.indices, self.in_shape)
 
 
 @register
@@ -63,6 +70,8 @@ class Gather(Operator):
     r"""The selection of elements by flat indices, in any order and as often as wanted.
 
     .. math:: (A x)_i = x_{k_i} \qquad (A^T y)_j = \sum_{i: k_i = j} y_i
+
+    Its adjoint ``A.T`` is the scatter: it adds elements up at their indices.
 
     Arguments:
         indices: The flat (row-major) indices :math:`k` into the input event; their shape is that
@@ -81,6 +90,8 @@ class Gather(Operator):
         tensor([1., 0., 2.])
     """
 
+    scatters = True
+
     def __init__(self, indices: Tensor, in_shape: int | Sequence[int]) -> None:
         self.indices = flat_indices(indices, as_size(in_shape))
         super().__init__(in_shape, indices.shape)
@@ -89,10 +100,12 @@ class Gather(Operator):
         return unflatten(pick(x, self.indices.reshape(-1), self.in_shape), self.out_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
+        batch = y.shape[: y.ndim - len(self.out_shape)]
+        return self.add_adjoint(y, zeros(y, (*batch, *self.in_shape)))
+
+    def add_adjoint(self, y: Tensor, x: Tensor) -> Tensor:
         self._check(y, self.out_shape)
-        y = flatten(y, self.out_shape)
-        x = y.new_zeros(*y.shape[:-1], self.in_shape.numel())
-        return unflatten(x.index_add(-1, self.indices.reshape(-1), y), self.in_shape)
+        return index_add(x, flatten(y, self.out_shape), self.indices.reshape(-1), self.in_shape)
 
 
 def pick(x: Tensor, indices: Tensor, event: Size) -> Tensor:

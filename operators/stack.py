@@ -10,6 +10,7 @@ from torch import Size, Tensor
 from .base import Operator, common_dtype
 from .dense import draw
 from .registry import register
+from .scatter import adjoint_sum
 from .shapes import broadcast, flatten, unflatten
 
 __all__ = ["BlockDiagonal", "Stack"]
@@ -58,10 +59,7 @@ class Stack(Operator):
     def adjoint(self, y: Tensor) -> Tensor:
         self._check(y, self.out_shape)
         parts = cut(y, [block.out_shape for block in self.blocks])
-        x = self.blocks[0].adjoint(parts[0])
-        for block, part in zip(self.blocks[1:], parts[1:], strict=True):
-            x = x + block.adjoint(part)
-        return x
+        return adjoint_sum(zip(self.blocks, parts, strict=True))
 
     def __repr__(self) -> str:
         return f"Stack([{', '.join(map(repr, self.blocks))}])"

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from .base import Operator
 from .registry import register
-from .selection import flat_indices, pick
-from .shapes import as_size
+from .scatter import index_add, transformed, zeros
+from .selection import flat_indices
+from .shapes import as_size, flatten
 
 __all__ = ["WeightedGather"]
 
@@ -42,50 +43,64 @@ class WeightedGather(Operator):
         tensor([2.])
     """
 
+    scatters = True
+
     def __init__(self, indices: Tensor, weights: Tensor, in_shape: int | Sequence[int]) -> None:
         if indices.ndim != 2 or indices.shape != weights.shape:
             raise ValueError(
                 f"expected indices and weights of one shape (n, k), got {tuple(indices.shape)} "
                 f"and {tuple(weights.shape)}; pad short rows with weights of 0"
             )
-        self.indices = flat_indices(indices, as_size(in_shape))
-        self.weights = weights
+        self.indices = by_corner(flat_indices(indices, as_size(in_shape)))
+        self.weights = by_corner(weights)
         super().__init__(in_shape, len(indices))
 
     def forward(self, x: Tensor) -> Tensor:
-        return row_sums(pick(x, self.indices.reshape(-1), self.in_shape), self.weights)
+        return weighted_sums(flatten(x, self.in_shape), self.indices, self.weights)
 
     def adjoint(self, y: Tensor) -> Tensor:
+        return self.add_adjoint(y, zeros(y, (*y.shape[:-1], *self.in_shape)))
+
+    def add_adjoint(self, y: Tensor, x: Tensor) -> Tensor:
         self._check(y, self.out_shape)
-        return scatter_rows(y, self.indices, self.weights, self.in_shape.numel()).reshape(
-            *y.shape[:-1], *self.in_shape
-        )
+        return spread_sums(y, self.indices, self.weights, x, self.in_shape)
 
 
-def row_sums(elements: Tensor, weights: Tensor) -> Tensor:
-    r"""Weighted sums of gathered elements.
+def by_corner(a: Tensor) -> Tensor:
+    """A matrix of shape (n, k) whose columns are contiguous: the first elements of all sums, then
+    the second ones, which is the order that vectorises. A parameter stays itself."""
+    return a if a.requires_grad else a.mT.contiguous().mT
+
+
+def weighted_sums(x: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    r"""Weighted sums of elements.
 
     Arguments:
-        elements: The elements, row by row, with shape :math:`(*, n k)`.
+        x: The elements, with shape :math:`(*, N)`.
+        indices: The indices, with shape :math:`(n, k)`.
         weights: The weights, with shape :math:`(n, k)`.
 
     Returns:
         The sums, with shape :math:`(*, n)`.
     """
-    return (elements.reshape(*elements.shape[:-1], *weights.shape) * weights).sum(-1)
+    terms = x.index_select(-1, indices.mT.reshape(-1))
+    terms = terms.reshape(*x.shape[:-1], *weights.mT.shape)
+    if weights.requires_grad or weights.dtype != x.dtype or transformed():
+        return (terms * weights.mT).sum(-2)
+    return terms.mul_(weights.mT).sum(-2)
 
 
-def scatter_rows(y: Tensor, indices: Tensor, weights: Tensor, size: int) -> Tensor:
-    r"""The adjoint of gathering and summing.
+def spread_sums(
+    y: Tensor, indices: Tensor, weights: Tensor, x: Tensor, event: Sequence[int]
+) -> Tensor:
+    r"""The adjoint of :func:`weighted_sums`, added to a field in place.
 
     Arguments:
         y: The sums, with shape :math:`(*, n)`.
         indices: The indices, with shape :math:`(n, k)`.
         weights: The weights, with shape :math:`(n, k)`.
-        size: The number of elements.
-
-    Returns:
-        The elements, with shape :math:`(*, size)`.
+        x: The field, with shape :math:`(*, event)`, of nobody else.
+        event: The event shape.
     """
-    spread = (y[..., None] * weights).reshape(*y.shape[:-1], weights.numel())
-    return spread.new_zeros(*y.shape[:-1], size).index_add(-1, indices.reshape(-1), spread)
+    spread = (y[..., None, :] * weights.mT).flatten(-2)
+    return index_add(x.to(spread.dtype), spread, indices.mT.reshape(-1), event)

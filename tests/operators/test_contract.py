@@ -26,6 +26,7 @@ from appa_prob.operators import (
     TweedieCovariance,
     WeightedGather,
 )
+from appa_prob.operators.interpolate import node_weights
 from appa_prob.operators.testing import check_operator
 
 Case = tuple[Operator, Tensor]
@@ -149,6 +150,29 @@ def interpolate(g: torch.Generator) -> Case:
     A = Interpolate(latitude, longitude, phi, lam)
     one = (A.weights[..., None] * eye(g, 20)[A.indices]).sum(1)
     return Interpolate(latitude, longitude, phi, lam, leading=2), block_diag(one, one)
+
+
+@case
+def bicubic(g: torch.Generator) -> Case:
+    """Products of one-dimensional weights, by the four-point formula on the unrolled meridians."""
+    latitude = torch.tensor([80.0, 30.0, -5.0, -50.0, -85.0], dtype=torch.float64, device=g.device)
+    longitude = torch.arange(4, dtype=torch.float64, device=g.device) * 90 + 10
+    phi = torch.tensor([88.0, 80.0, 12.0, -60.0, -90.0], dtype=torch.float64, device=g.device)
+    lam = torch.tensor([0.0, 33.0, 350.0, -10.0, 700.0], dtype=torch.float64, device=g.device)
+    matrix = torch.zeros(5, 20, dtype=torch.float64, device=g.device)
+    # One meridian round the globe: down the front, up the back, from 260 to -280 degrees north.
+    around = torch.cat((180 - latitude.flip(0), latitude, -180 - latitude.flip(0)))
+    number = torch.cat((torch.arange(4, -1, -1), torch.arange(5), torch.arange(4, -1, -1)))
+    for i in range(5):
+        first = int((around >= phi[i]).sum()) - 2
+        north = node_weights(-around[first : first + 4], -phi[i])
+        for row in range(4):
+            back = not 5 <= first + row < 10
+            place = (lam[i] + 180 * back - 10) % 360 / 90
+            nodes = place.floor() + torch.arange(-1.0, 3.0, dtype=torch.float64)
+            for node, w in zip(nodes, node_weights(nodes, place), strict=True):
+                matrix[i, int(number[first + row]) * 4 + int(node) % 4] += north[row] * w
+    return Interpolate(latitude, longitude, phi, lam, method="bicubic"), matrix
 
 
 @case

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from appa_prob.operators import Coarsen, Interpolate
+from appa_prob.operators.interpolate import Method
 
 F64 = torch.float64
 LATITUDE = torch.tensor([-75.0, -40.0, -10.0, 20.0, 45.0, 80.0], dtype=F64)
@@ -90,6 +91,75 @@ def test_rows_at_the_poles_are_taken_as_they_are() -> None:
     phi, lam = torch.tensor([90.0, 45.0, -90.0], dtype=F64), torch.full((3,), 90.0, dtype=F64)
     expected = torch.stack((field[0, 2], (field[0, 2] + field[1, 2]) / 2, field[2, 2]))
     torch.testing.assert_close(interpolate(phi, lam, latitude)(field), expected)
+
+
+def cubic(phi: Tensor, lam: Tensor) -> Interpolate:
+    return Interpolate(LATITUDE, LONGITUDE, phi, lam, method="bicubic")
+
+
+def test_bicubic_is_exact_for_fields_quadratic_in_latitude() -> None:
+    # Near the poles the mirrored rows bend the parabola: only points between inner rows count.
+    phi, lam = points(200, -40.0, 45.0)
+    field = (LATITUDE**2 / 100 - LATITUDE + 3)[:, None].expand(6, 8)
+    torch.testing.assert_close(cubic(phi, lam)(field), phi**2 / 100 - phi + 3)
+
+
+def test_bicubic_is_the_cubic_convolution_of_keys_between_columns() -> None:
+    phi, lam = points(200, -40.0, 45.0)
+    values = torch.randn(8, dtype=F64)
+    place = lam.remainder(360) / 45
+    distance = (place[:, None] - torch.arange(-8, 16)).abs()
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    kernel = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+    expected = kernel @ values.repeat(3)
+    torch.testing.assert_close(cubic(phi, lam)(values.expand(6, 8)), expected)
+
+
+def test_bicubic_is_smooth_across_rows_and_columns() -> None:
+    """The gradient with respect to the points is that of a function with continuous slopes."""
+    field = torch.randn(6, 8, dtype=F64)
+    for phi, lam in ((20.0, 100.0), (12.0, 90.0), (80.0, 10.0), (-75.0, 45.0)):
+        slopes = []
+        for side in (-1e-9, 1e-9):
+            at = [number(phi + side).requires_grad_(), number(lam + side).requires_grad_()]
+            slopes.append(torch.stack(torch.autograd.grad(cubic(*at)(field), at)))
+        torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+def test_interpolation_is_differentiable_in_the_points(method: Method) -> None:
+    field = torch.randn(2, 6, 8, dtype=F64)
+
+    def value(phi: Tensor, lam: Tensor) -> Tensor:
+        return Interpolate(LATITUDE, LONGITUDE, phi, lam, method=method)(field)
+
+    phi, lam = points(5)
+    assert torch.autograd.gradcheck(value, (phi.requires_grad_(), lam.requires_grad_()))
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+def test_smooth_fields_are_interpolated_to_the_order_of_the_method(method: Method) -> None:
+    phi, lam = points(500, -90.0, 90.0)
+    errors = []
+    for rows in (24, 48):
+        latitude = (torch.arange(rows, dtype=F64) + 0.5) * (180 / rows) - 90
+        longitude = torch.arange(2 * rows, dtype=F64) * (180 / rows)
+        y, x = latitude.deg2rad()[:, None], longitude.deg2rad()
+        field = y.cos() ** 2 * (2 * x).cos() + y.sin() * y.cos() * x.sin()
+        a, b = phi.deg2rad(), lam.deg2rad()
+        exact = a.cos() ** 2 * (2 * b).cos() + a.sin() * a.cos() * b.sin()
+        A = Interpolate(latitude, longitude, phi, lam, method=method)
+        errors.append(float((A(field) - exact).square().mean().sqrt()))
+    order = math.log2(errors[0] / errors[1])
+    assert order == pytest.approx({"bilinear": 2.0, "bicubic": 3.0}[method], abs=0.3)
+
+
+def test_other_methods_and_too_small_grids_are_refused() -> None:
+    with pytest.raises(ValueError, match="'bilinear' or 'bicubic' as method, got 'cubic'"):
+        Interpolate(LATITUDE, LONGITUDE, *points(1), method="cubic")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="4 or more rows and columns for bicubic"):
+        Interpolate(LATITUDE[:3], LONGITUDE, *points(1), method="bicubic")
 
 
 def test_weights_are_shares() -> None:
