@@ -19,6 +19,7 @@ from .base import Map, Operator
 from .cg import CG
 from .cholesky import Cholesky
 from .coarsen import Coarsen
+from .direct import Direct
 from .eigenbasis import Eigenbasis
 from .elementary import Diagonal, Identity, Isotropic, Scaling
 from .expressions import Adjoint, Composition, Scaled, Sum
@@ -47,6 +48,7 @@ __all__ = [
     "ConvergenceWarning",
     "Dense",
     "Diagonal",
+    "Direct",
     "Eigenbasis",
     "Gather",
     "Identity",

@@ -19,30 +19,40 @@ if __name__ != "appa_prob.samplers":
 
 from .ddim import DDIM, DDPM
 from .denoiser import Denoiser
+from .diffpir import DiffPIR
 from .dpm_solver import DPMSolver
 from .dps import DPS
 from .gaussian import ConditionalCovariance, Gaussian
 from .gaussian_denoiser import GaussianDenoiser
-from .guidance import Guidance
+from .guidance import Conditioning, Guidance
 from .integrator import Integrator, State
+from .jfps import JFPS
 from .likelihood import GaussianLikelihood, Likelihood
 from .loss import denoising_loss
 from .mixture import Mixture
 from .mixture_denoiser import MixtureDenoiser
 from .mmps import MMPS
+from .pigdm import PiGDM
 from .preconditioned import PreconditionedDenoiser
 from .predictor_corrector import PredictorCorrector
 from .schedule import RectifiedSchedule, Schedule, VESchedule, VPSchedule
+from .sda import SDA
+from .tmpd import TMPD
 from .windowed import WindowedDenoiser
 
 __all__ = [
     "DDIM",
     "DDPM",
     "DPS",
+    "JFPS",
     "MMPS",
+    "SDA",
+    "TMPD",
     "ConditionalCovariance",
+    "Conditioning",
     "DPMSolver",
     "Denoiser",
+    "DiffPIR",
     "Gaussian",
     "GaussianDenoiser",
     "GaussianLikelihood",
@@ -51,6 +61,7 @@ __all__ = [
     "Likelihood",
     "Mixture",
     "MixtureDenoiser",
+    "PiGDM",
     "PreconditionedDenoiser",
     "PredictorCorrector",
     "RectifiedSchedule",

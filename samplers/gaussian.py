@@ -88,13 +88,14 @@ class Gaussian:
         :math:`u^T R u \leq u^T r`. The Jacobians of networks know no such law: where it is
         broken, :math:`u` is shortened until it holds, which also bounds what the update does to
         the observations, :math:`\|R^{-1/2} H V H^T u\| \leq 2 \|R^{-1/2} r\|`, whatever
-        :math:`V` is.
+        :math:`V` is. Where :math:`S` is something else, there is no such law, and updates are
+        shortened to :math:`\|H V H^T u\| \leq 2 \|r\|`.
 
         Arguments:
             likelihood: The likelihood :math:`p(y \mid x)`.
             solver: What solves systems with :math:`S`, by default :class:`GMRES`.
             innovation: What makes :math:`S` from :math:`H`, :math:`V` and :math:`R`.
-            bounded: Whether to shorten solutions that no covariance explains.
+            bounded: Whether to shorten updates as said.
 
         Raises:
             ValueError: If the likelihood is not one of such events.
@@ -106,7 +107,12 @@ class Gaussian:
         solution = solver(S, residual)
         gain = left.lift(solution)
         if bounded:
-            gain = gain * over(shortening(solution.value, residual, R), self.covariance.in_shape)
+            c = (
+                damping(solution.value, residual, R)
+                if left.exact is not None
+                else braking(H.forward(gain), residual, len(H.out_shape))
+            )
+            gain = gain * over(c, self.covariance.in_shape)
         return Gaussian(self.mean + gain, left)
 
     def log_evidence(self, likelihood: Likelihood) -> Tensor:
@@ -179,7 +185,7 @@ class ConditionalCovariance(Operator):
 
     def lift(self, solution: Solution) -> Tensor:
         r"""The field :math:`V H^T u` of a solution :math:`u`, computed if the solver kept none."""
-        if self._exact is None or solution.lifted is None:
+        if self.exact is None or solution.lifted is None:
             return self.V.forward(self.H.adjoint(solution.value))
         return solution.lifted
 
@@ -188,13 +194,13 @@ class ConditionalCovariance(Operator):
     ) -> Tensor:
         r"""Draws by conditioning a draw of the prior, as Matheron's rule says; densely where
         :math:`S` is an approximation, for which the rule does not hold."""
-        if self._exact is None:
+        if self.exact is None:
             return super().sample(shape, generator)
-        x, eta = (draw(C, self.batch_shape, shape, generator) for C in (self.V, self._exact.R))
+        x, eta = (draw(C, self.batch_shape, shape, generator) for C in (self.V, self.exact.R))
         return x - self._gain(self.H(x) + eta)
 
     @property
-    def _exact(self) -> InnovationCovariance | None:
+    def exact(self) -> InnovationCovariance | None:
         """S if it is H V H^T + R, else None."""
         S = self.S
         return S if isinstance(S, InnovationCovariance) and S.V is self.V else None
@@ -203,7 +209,7 @@ class ConditionalCovariance(Operator):
         return self.lift(self.solver(self.S, y))
 
     def _diagonal(self) -> Tensor:
-        if self._exact is None:
+        if self.exact is None:
             return super()._diagonal()
         limit = self.solver.limit if isinstance(self.solver, Cholesky) else LIMIT
         if min(self.S.shape[-1], self.in_shape.numel()) > limit or not self.symmetric:
@@ -212,18 +218,18 @@ class ConditionalCovariance(Operator):
                 f"{self.S.shape[-1]} rows, and {limit} is the limit; condition with "
                 "Cholesky(limit=...), or estimate it from samples"
             )
-        factor, info = self._exact.factor
+        factor, info = self.exact.factor
         if bool(info.any()):
             raise ValueError(
                 f"expected a positive definite covariance of observations, got {self.S!r}"
             )
-        rows = flatten(self._exact.gain, self.in_shape)
+        rows = flatten(self.exact.gain, self.in_shape)
         white = torch.linalg.solve_triangular(factor.to(rows), rows, upper=False)
         diagonal: Tensor = self.V.diagonal() - white.square().sum(-2)
         return diagonal
 
 
-def shortening(u: Tensor, r: Tensor, R: Operator) -> Tensor:
+def damping(u: Tensor, r: Tensor, R: Operator) -> Tensor:
     r"""The largest :math:`c \leq 1` with :math:`c \, u^T R u \leq (u^T r)_+`, which is 1 for
     solutions :math:`u` of systems :math:`(W + R) u = r` with :math:`W \geq 0`, also for those
     that GMRES or CG stop at.
@@ -238,7 +244,7 @@ def shortening(u: Tensor, r: Tensor, R: Operator) -> Tensor:
 
     Example:
         >>> from appa_prob.operators import Isotropic
-        >>> shortening(torch.tensor([10.0]), torch.tensor([1.0]), Isotropic(1.0, 1))
+        >>> damping(torch.tensor([10.0]), torch.tensor([1.0]), Isotropic(1.0, 1))
         tensor(0.1000)
     """
     energy = flatten(u * R.forward(u), R.in_shape).sum(-1)
@@ -246,3 +252,25 @@ def shortening(u: Tensor, r: Tensor, R: Operator) -> Tensor:
     # The slack is for rounding where W is 0 and both are equal.
     broken = energy > work + 1e-3 * work.abs()
     return torch.where(broken, work.clamp_min(0.0) / torch.where(broken, energy, 1.0), 1.0)
+
+
+def braking(move: Tensor, r: Tensor, event_ndim: int) -> Tensor:
+    r"""The largest :math:`c \leq 1` with :math:`c \, \|m\| \leq 2 \|r\|`.
+
+    Arguments:
+        move: The move :math:`m` of what is observed, with shape :math:`(*, out)`.
+        r: The residual, with shape :math:`(*, out)`.
+        event_ndim: The number of axes of an observation.
+
+    Returns:
+        The numbers, with shape :math:`(*)`.
+
+    Example:
+        >>> braking(torch.tensor([10.0]), torch.tensor([1.0]), 1)
+        tensor(0.2000)
+    """
+    axes = tuple(range(-event_ndim, 0))
+    moved, bound = (f.square().sum(axes) if axes else f.square() for f in (move, 2 * r))
+    broken = moved > bound
+    # The square root is kept from 0, where it has no derivative.
+    return (torch.where(broken, bound, 1.0) / torch.where(broken, moved, 1.0)).sqrt()

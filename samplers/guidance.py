@@ -1,16 +1,44 @@
-r"""What guidance methods share: a denoiser in, a denoiser out."""
+r"""What guidance methods share: a denoiser in, a denoiser out.
+
+Most methods are one formula, the conditioning of a Gaussian,
+
+.. math:: \mathbb{E}[x \mid x_t, y] \approx \hat{x} + V H^T S^{-1} (y - h(\hat{x})) \qquad
+    \hat{x} = \mathbb{E}[x \mid x_t]
+
+They differ in the covariance :math:`V` of the clean state, and in what they take for the
+covariance :math:`S` of the observation, :math:`H V H^T + R` if all is well:
+
+========  ==============================  =================================================
+method    :math:`V`                       :math:`S - R`
+========  ==============================  =================================================
+MMPS      Tweedie                         :math:`H V H^T`
+PiGDM     Tweedie                         :math:`r_t^2 H H^T`
+TMPD      Tweedie                         :math:`\mathrm{diag}(H V H^T 1)`
+SDA       Tweedie                         :math:`\gamma \sigma_t^2 / \alpha_t^2 \, I`
+JFPS      that of a Gaussian prior        :math:`H V H^T`
+DiffPIR   :math:`\sigma_t^2 / (\lambda     :math:`H V H^T`
+          \alpha_t^2) \, I`
+========  ==============================  =================================================
+
+:math:`V` from Tweedie's formula costs products with the Jacobian of the denoiser; where it is not,
+the denoiser is evaluated and no more.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Self
 
 from torch import Tensor
 
+from appa_prob.operators import InnovationCovariance, Operator, Solver
+
 from .denoiser import Denoiser
+from .gaussian import Gaussian
 from .likelihood import Likelihood
 
-__all__ = ["Guidance"]
+__all__ = ["Conditioning", "Guidance"]
 
 
 class Guidance(Denoiser):
@@ -43,3 +71,56 @@ class Guidance(Denoiser):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.likelihood = self.likelihood.to(fn(self.likelihood.y))
         return self
+
+
+class Conditioning(Guidance):
+    r"""Guidance that conditions a Gaussian approximation of :math:`p(x \mid x_t)`.
+
+    Subclasses choose the Gaussian, by :meth:`prior`, and the covariance of the observation, by
+    :meth:`innovation`; the rest is :meth:`Gaussian.condition`.
+
+    Arguments:
+        denoiser: The denoiser of the prior.
+        likelihood: The likelihood :math:`p(y \mid x)`.
+        solver: What solves systems with :math:`S`.
+        bounded: Whether to shorten updates that no covariance explains, see
+            :meth:`Gaussian.condition`.
+
+    Raises:
+        ValueError: If the likelihood is not one of the denoiser's states.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, likelihood: Likelihood, solver: Solver, bounded: bool = True
+    ) -> None:
+        super().__init__(denoiser, likelihood)
+        self.solver, self.bounded = solver, bounded
+
+    def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
+        return self.posterior(x_t, t).mean
+
+    def posterior(self, x_t: Tensor, t: Tensor) -> Gaussian:
+        return self.prior(x_t, t).condition(
+            self.likelihood, self.solver, partial(self.innovation, t), bounded=self.bounded
+        )
+
+    def prior(self, x_t: Tensor, t: Tensor) -> Gaussian:
+        r"""The Gaussian that is conditioned, by default that of the denoiser.
+
+        Arguments:
+            x_t: The noisy state, with shape :math:`(*, event)`.
+            t: The time, with shape :math:`()` or :math:`(*)`.
+        """
+        return self.denoiser.posterior(x_t, t)
+
+    def innovation(self, t: Tensor, H: Operator, V: Operator, R: Operator) -> Operator:
+        r"""What is taken for the covariance :math:`S` of the observation, by default
+        :math:`H V H^T + R`.
+
+        Arguments:
+            t: The time, with shape :math:`()` or :math:`(*)`.
+            H: The Jacobian of the map.
+            V: The covariance of the state.
+            R: The covariance of the errors.
+        """
+        return InnovationCovariance(H, V, R)

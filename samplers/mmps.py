@@ -2,19 +2,16 @@ r"""Moment matching posterior sampling."""
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from appa_prob.operators import GMRES, Solver
 
 from .denoiser import Denoiser
-from .gaussian import Gaussian
-from .guidance import Guidance
+from .guidance import Conditioning
 from .likelihood import Likelihood
 
 __all__ = ["MMPS"]
 
 
-class MMPS(Guidance):
+class MMPS(Conditioning):
     r"""Moment matching posterior sampling: Tweedie's Gaussian, conditioned.
 
     .. math:: \mathbb{E}[x \mid x_t, y] \approx \hat{x} + V H^T (H V H^T + R)^{-1}
@@ -32,6 +29,8 @@ class MMPS(Guidance):
         denoiser: The denoiser of the prior.
         likelihood: The likelihood :math:`p(y \mid x)`.
         solver: What solves the system; by default 3 iterations of GMRES at most.
+        bounded: Whether to shorten updates that no covariance explains, see
+            :meth:`Gaussian.condition`.
 
     Example:
         >>> import torch
@@ -44,15 +43,13 @@ class MMPS(Guidance):
     """
 
     def __init__(
-        self, denoiser: Denoiser, likelihood: Likelihood, solver: Solver | None = None
+        self,
+        denoiser: Denoiser,
+        likelihood: Likelihood,
+        solver: Solver | None = None,
+        *,
+        bounded: bool = True,
     ) -> None:
-        super().__init__(denoiser, likelihood)
-        self.solver: Solver = (
-            GMRES(rtol=1e-3, max_iterations=3, on_failure="ignore") if solver is None else solver
-        )
-
-    def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
-        return self.posterior(x_t, t).mean
-
-    def posterior(self, x_t: Tensor, t: Tensor) -> Gaussian:
-        return self.denoiser.posterior(x_t, t).condition(self.likelihood, self.solver)
+        if solver is None:
+            solver = GMRES(rtol=1e-3, max_iterations=3, on_failure="ignore")
+        super().__init__(denoiser, likelihood, solver, bounded)
