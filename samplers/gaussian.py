@@ -20,8 +20,8 @@ from appa_prob.operators import (
 from appa_prob.operators.dense import LIMIT, draw
 from appa_prob.operators.shapes import broadcast, flatten, over
 
-from .density import log_density
 from .likelihood import Likelihood
+from .log_density import log_density
 
 __all__ = ["ConditionalCovariance", "Gaussian", "Innovation"]
 
@@ -101,7 +101,40 @@ class Gaussian:
             ValueError: If the likelihood is not one of such events.
         """
         solver = GMRES() if solver is None else solver
-        residual, H, R = self._linearize(likelihood)
+        return self._update(likelihood, solver, innovation, bounded)[0]
+
+    def condition_with_evidence(
+        self, likelihood: Likelihood, innovation: Innovation = InnovationCovariance
+    ) -> tuple[Gaussian, Tensor]:
+        r"""Conditions on an observation, as :meth:`condition` does, by a dense factorisation that
+        gives the evidence as well.
+
+        .. math:: \log p(y) = \log \mathcal{N}(y \mid h(m), S)
+
+        Arguments:
+            likelihood: The likelihood :math:`p(y \mid x)`.
+            innovation: What makes :math:`S` from :math:`H`, :math:`V` and :math:`R`.
+
+        Returns:
+            The posterior, and the logarithms, with the shape of the batch.
+
+        Raises:
+            ValueError: If the likelihood is not one of such events, or if :math:`S` is not positive
+                definite or too large for a dense factorisation.
+        """
+        posterior, residual, S = self._update(likelihood, Cholesky(), innovation, False)
+        return posterior, log_density(residual, S)
+
+    def _update(
+        self, likelihood: Likelihood, solver: Solver, innovation: Innovation, bounded: bool
+    ) -> tuple[Gaussian, Tensor, Operator]:
+        """The posterior, the residual and its covariance."""
+        if likelihood.in_shape != self.covariance.in_shape:
+            raise ValueError(
+                f"expected a likelihood of states of shape {tuple(self.covariance.in_shape)}, got "
+                f"one of shape {tuple(likelihood.in_shape)}"
+            )
+        residual, H, R = likelihood.linearize(self.mean)
         S = innovation(H, self.covariance, R)
         left = ConditionalCovariance(self.covariance, H, S, solver)
         solution = solver(S, residual)
@@ -113,29 +146,7 @@ class Gaussian:
                 else braking(H.forward(gain), residual, len(H.out_shape))
             )
             gain = gain * over(c, self.covariance.in_shape)
-        return Gaussian(self.mean + gain, left)
-
-    def log_evidence(self, likelihood: Likelihood) -> Tensor:
-        r"""Computes :math:`\log p(y) = \log \mathcal{N}(y \mid h(m), H V H^T + R)`, with :math:`h`
-        linearised at the mean.
-
-        Arguments:
-            likelihood: The likelihood :math:`p(y \mid x)`.
-
-        Raises:
-            ValueError: If the likelihood is not one of such events, or if the covariance of the
-                observation is not positive definite or too large for a dense factorisation.
-        """
-        residual, H, R = self._linearize(likelihood)
-        return log_density(residual, InnovationCovariance(H, self.covariance, R))
-
-    def _linearize(self, likelihood: Likelihood) -> tuple[Tensor, Operator, Operator]:
-        if likelihood.in_shape != self.covariance.in_shape:
-            raise ValueError(
-                f"expected a likelihood of states of shape {tuple(self.covariance.in_shape)}, got "
-                f"one of shape {tuple(likelihood.in_shape)}"
-            )
-        return likelihood.linearize(self.mean)
+        return Gaussian(self.mean + gain, left), residual, S
 
     def sample(
         self, shape: Sequence[int] = (), generator: torch.Generator | None = None

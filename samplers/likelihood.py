@@ -9,7 +9,7 @@ from torch import Size, Tensor
 
 from appa_prob.operators import Diagonal, Isotropic, Map, Operator
 
-from .density import log_density
+from .log_density import log_density
 
 __all__ = ["GaussianLikelihood", "Likelihood"]
 

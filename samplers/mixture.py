@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Size, Tensor
 
-from appa_prob.operators import Cholesky, Operator
+from appa_prob.operators import Operator
 from appa_prob.operators.dense import draw
 from appa_prob.operators.shapes import broadcast, flatten
 
 from .denoiser import over
-from .density import log_density
 from .gaussian import ConditionalCovariance, Gaussian
 from .likelihood import Likelihood
+from .log_density import log_density
 
 __all__ = ["Mixture", "MixtureCovariance"]
 
@@ -135,8 +135,9 @@ class Mixture:
             ValueError: If the likelihood is not one of such events, if :math:`y` is a batch, or
                 if the observation is too large for a dense factorisation.
         """
-        components = Gaussian(self.means, self.covariances)
-        posterior = components.condition(likelihood, Cholesky(on_failure="raise"))
+        posterior, evidence = Gaussian(self.means, self.covariances).condition_with_evidence(
+            likelihood
+        )
         left = posterior.covariance
         assert isinstance(left, ConditionalCovariance)
         if likelihood.y.ndim != len(left.H.out_shape):
@@ -144,8 +145,8 @@ class Mixture:
                 "expected one observation for all components of the mixture, got a batch of shape "
                 f"{tuple(likelihood.y.shape)}"
             )
-        log_weights = self.log_weights + components.log_evidence(likelihood)
-        return Mixture(torch.log_softmax(log_weights, -1), posterior.mean, left)
+        log_weights = torch.log_softmax(self.log_weights + evidence, -1)
+        return Mixture(log_weights, posterior.mean, left)
 
     @property
     def _event(self) -> torch.Size:

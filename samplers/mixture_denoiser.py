@@ -11,8 +11,8 @@ from torch import Tensor
 from appa_prob.operators import Operator
 
 from .denoiser import Denoiser, over
-from .density import log_density
 from .gaussian import Gaussian
+from .log_density import log_density
 from .mixture import Mixture
 from .schedule import Schedule
 from .spectral import diagonalise, noised, remainder, wiener
