@@ -119,8 +119,8 @@ class Gaussian:
             The posterior, and the logarithms, with the shape of the batch.
 
         Raises:
-            ValueError: If the likelihood is not one of such events, or if :math:`S` is not positive
-                definite or too large for a dense factorisation.
+            ValueError: If the likelihood is not one of such events, or if :math:`S` is not
+                positive definite or too large for a dense factorisation.
         """
         posterior, residual, S = self._update(likelihood, Cholesky(), innovation, False)
         return posterior, log_density(residual, S)
