@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.special import lpmv  # type: ignore[import-untyped]
+from scipy.special import lpmv
 from torch import Tensor
 
 from .grid import Grid

@@ -26,20 +26,31 @@ from .expressions import Adjoint, Composition, Scaled, Sum
 from .gmres import GMRES
 from .innovation import InnovationCovariance
 from .interpolate import Interpolate
+from .jacobi import Jacobi
 from .jacobian import Jacobian
 from .lowrank import LowRankPlusDiagonal
+from .lsmr import LSMR
+from .lsqr import LSQR
 from .matrices import Dense
+from .minres import MINRES
 from .nonlinear import Nonlinear
+from .nystrom import Nystrom
+from .pivoted import PivotedCholesky
+from .preconditioner import Preconditioner
 from .registry import build, register
 from .selection import Gather, Mask
 from .solution import ConvergenceWarning, Solution, Solver
 from .stack import BlockDiagonal, Stack
+from .surrogate import Surrogate
 from .tweedie import TweedieCovariance
 from .weighted import WeightedGather
 
 __all__ = [
     "CG",
     "GMRES",
+    "LSMR",
+    "LSQR",
+    "MINRES",
     "Adjoint",
     "BlockDiagonal",
     "Cholesky",
@@ -55,18 +66,23 @@ __all__ = [
     "InnovationCovariance",
     "Interpolate",
     "Isotropic",
+    "Jacobi",
     "Jacobian",
     "LowRankPlusDiagonal",
     "Map",
     "Mask",
     "Nonlinear",
+    "Nystrom",
     "Operator",
+    "PivotedCholesky",
+    "Preconditioner",
     "Scaled",
     "Scaling",
     "Solution",
     "Solver",
     "Stack",
     "Sum",
+    "Surrogate",
     "TweedieCovariance",
     "WeightedGather",
     "build",

@@ -2,25 +2,24 @@ r"""Conjugate gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .base import Operator
 from .innovation import InnovationCovariance
+from .iterative import Iterate, KrylovSolver
 from .krylov import System, accumulate, dot, norm
 from .registry import register
 from .shapes import flatten
-from .solution import OnFailure, Solution, check_options, report
 
 __all__ = ["CG"]
 
 
 @register
 @dataclass(frozen=True)
-class CG:
+class CG(KrylovSolver):
     r"""Conjugate gradients for symmetric positive definite systems :math:`S u = b`.
 
     .. math::
@@ -43,7 +42,7 @@ class CG:
             is 0.
         max_iterations: The largest number of iterations.
         preconditioner: The approximation :math:`M` of :math:`S^{-1}`, symmetric positive definite:
-            an operator or a function of fields.
+            a :class:`Preconditioner`, an operator or a function of fields.
         on_failure: What to do about systems that don't converge: ``"ignore"``, ``"warn"`` or
             ``"raise"``.
         verify: Whether to spend products on residuals alone: after the last step, and where
@@ -67,45 +66,13 @@ class CG:
         tensor([1.0000, 0.5000, 0.2500])
     """
 
-    rtol: float = 1e-6
-    max_iterations: int = 100
-    preconditioner: Callable[[Tensor], Tensor] | None = None
-    on_failure: OnFailure = "warn"
-    verify: bool | None = None
-    check_interval: int | None = None
+    needs_symmetry: ClassVar[bool] = True
+    remedy: ClassVar[str] = (
+        "raise max_iterations, give a preconditioner, or use MINRES if the operator is indefinite "
+        "and GMRES if it is not symmetric"
+    )
 
-    def __post_init__(self) -> None:
-        check_options(self.rtol, self.max_iterations, self.on_failure, self.check_interval)
-
-    def __call__(self, S: Operator, b: Tensor, x0: Tensor | None = None) -> Solution:
-        r"""Solves a batch of systems.
-
-        Arguments:
-            S: The operator :math:`S`, declared symmetric.
-            b: The right-hand sides, with shape :math:`(*, event)`.
-            x0: A first guess, with shape :math:`(*, event)`; by default 0.
-        """
-        if not S.symmetric:
-            raise ValueError(
-                f"CG needs a symmetric operator, got {S!r}, which isn't declared so; use GMRES"
-            )
-        system = System(S, b, x0, self.rtol, self.preconditioner)
-        verify = self.on_failure != "ignore" if self.verify is None else self.verify
-        x, residual, iterations, lifted = self._iterate(system, x0, verify)
-        if verify:
-            residual = system.verified(x, residual)
-        return report(
-            system.solution(x, residual, iterations, lifted),
-            "CG",
-            self.rtol,
-            self.on_failure,
-            "raise max_iterations, give a preconditioner, or use GMRES if the operator is "
-            "indefinite or not symmetric",
-        )
-
-    def _iterate(
-        self, system: System, x0: Tensor | None, verify: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _iterate(self, system: System, x0: Tensor | None) -> Iterate:
         x, r, lifted = system.start(x0)
         residual = system.relative(r)
         active = residual > system.tolerance
@@ -113,9 +80,9 @@ class CG:
         p = system.precondition(r)
         rz = dot(r, p)
         for k in range(self.max_iterations):
-            if system.due(k, self.check_interval) and not bool(active.any()):
+            if self.done(k, active):
                 break
-            if k + 1 == self.max_iterations and not verify and system.lifts:
+            if k + 1 == self.max_iterations and not self.verifies and system.lifts:
                 curvature, positive, q, field = _last(system, p)
             else:
                 curvature, positive, q, field = _product(system, p)

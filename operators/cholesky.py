@@ -61,7 +61,7 @@ class Cholesky:
             b: The right-hand sides, with shape :math:`(*, event)`.
             x0: Ignored: a direct solve needs no first guess.
         """
-        system = System(S, b, None, self.rtol, None)
+        system = System(S, b, None, self.rtol)
         if not S.symmetric or S.shape[-1] > self.limit:
             raise ValueError(
                 f"Cholesky needs a symmetric operator of at most {self.limit} rows, got {S!r}; "

@@ -130,4 +130,4 @@ class Columns(LinearOperator):
         return self.T
 
     def _diagonal(self) -> Tensor:
-        return self.to_dense().diagonal(dim1=-2, dim2=-1)
+        return dense.diagonal(cast("Operator", self))

@@ -18,7 +18,7 @@ from .shapes import flatten, unflatten
 if TYPE_CHECKING:
     from .base import Operator
 
-__all__ = ["LIMIT", "draw", "logdet", "matrix", "sample", "solve", "solve_columns"]
+__all__ = ["LIMIT", "diagonal", "draw", "logdet", "matrix", "sample", "solve", "solve_columns"]
 
 LIMIT = 2000
 
@@ -38,6 +38,28 @@ def matrix(operator: Operator) -> Tensor:
     eye = torch.eye(min(rows, columns), dtype=operator.dtype, device=operator.device)
     result: Tensor = operator._t_matmul(eye).mT if rows < columns else operator._matmul(eye)
     return result.expand(*batch, rows, columns)
+
+
+def diagonal(operator: Operator) -> Tensor:
+    r"""The diagonal of the matrix of an operator, with shape :math:`(*, N)`.
+
+    Arguments:
+        operator: The operator, square.
+
+    Raises:
+        ValueError: If the operator is larger than ``LIMIT``.
+
+    Example:
+        >>> from appa_prob.operators import Dense
+        >>> diagonal(Dense(torch.tensor([[1.0, 2.0], [3.0, 4.0]])))
+        tensor([1., 4.])
+    """
+    if operator.shape[-1] > LIMIT:
+        raise ValueError(
+            f"the diagonal of {operator!r} needs a dense matrix, and {LIMIT} rows are the limit; "
+            "ask for to_dense().diagonal() if you can afford it, or estimate it from samples"
+        )
+    return operator.to_dense().diagonal(dim1=-2, dim2=-1)
 
 
 def symmetric_matrix(operator: Operator, purpose: str) -> Tensor:

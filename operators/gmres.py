@@ -2,23 +2,22 @@ r"""The generalised minimal residual method."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .base import Operator
+from .iterative import Iterate, KrylovSolver
 from .krylov import System, accumulate, norm
 from .registry import register
-from .solution import OnFailure, Solution, check_options, report
 
 __all__ = ["GMRES"]
 
 
 @register
 @dataclass(frozen=True)
-class GMRES:
+class GMRES(KrylovSolver):
     r"""The generalised minimal residual method for any square systems :math:`S u = b`.
 
     After :math:`k` iterations
@@ -30,15 +29,21 @@ class GMRES:
     They never grow, whether :math:`S` is symmetric, definite or neither. Every system of the batch
     stops by itself: at its tolerance, or where its Krylov space is exhausted.
 
+    Restarted after every :math:`m` iterations, GMRES(m) keeps :math:`m` vectors at most. Each
+    cycle starts from the true residual, at the cost of one product, and may stagnate where a
+    single long cycle wouldn't.
+
     For :math:`S = H V H^T + R` the products :math:`V H^T z` of the basis are kept and give
     ``Solution.lifted``.
 
     Arguments:
         rtol: The tolerance for :math:`\|b - S u\| / \|b\|`; at least 8 units of rounding unless it
             is 0.
-        max_iterations: The largest number of iterations, which is also that of vectors kept.
-        preconditioner: The approximation :math:`M` of :math:`S^{-1}`: an operator or a function of
-            fields. It may vary.
+        max_iterations: The largest number of iterations, over all cycles.
+        restart: The number :math:`m` of iterations in a cycle, which is also that of vectors kept;
+            by default all are in one.
+        preconditioner: The approximation :math:`M` of :math:`S^{-1}`: a :class:`Preconditioner`,
+            an operator or a function of fields. It may vary.
         on_failure: What to do about systems that don't converge: ``"ignore"``, ``"warn"`` or
             ``"raise"``.
         verify: Whether to compute residuals anew where rounding may hide in the recurrence, at the
@@ -62,48 +67,42 @@ class GMRES:
         tensor([1., 1.])
     """
 
-    rtol: float = 1e-6
     max_iterations: int = 20
-    preconditioner: Callable[[Tensor], Tensor] | None = None
-    on_failure: OnFailure = "warn"
-    verify: bool | None = None
-    check_interval: int | None = None
+    restart: int | None = None
+
+    remedy: ClassVar[str] = (
+        "raise max_iterations or restart, give a preconditioner, or loosen rtol if products are "
+        "in single precision"
+    )
 
     def __post_init__(self) -> None:
-        check_options(self.rtol, self.max_iterations, self.on_failure, self.check_interval)
+        super().__post_init__()
+        if self.restart is not None and self.restart < 1:
+            raise ValueError(f"expected restart >= 1 or None, got {self.restart}")
 
-    def __call__(self, S: Operator, b: Tensor, x0: Tensor | None = None) -> Solution:
-        r"""Solves a batch of systems.
-
-        Arguments:
-            S: The operator :math:`S`.
-            b: The right-hand sides, with shape :math:`(*, event)`.
-            x0: A first guess, with shape :math:`(*, event)`; by default 0.
-        """
-        system = System(S, b, x0, self.rtol, self.preconditioner)
+    def _iterate(self, system: System, x0: Tensor | None) -> Iterate:
         x, r, lifted = system.start(x0)
-        space = self._explore(system, r)
-        coefficients = space.coefficients()
-        for j, z in enumerate(space.directions):
-            x = x + coefficients[..., j, None] * z
-            lifted = accumulate(lifted, coefficients[..., j], space.lifted[j], system.lifted_event)
-        residual = space.residual
-        if self.on_failure != "ignore" if self.verify is None else self.verify:
-            residual = system.verified(x, residual)
-        return report(
-            system.solution(x, residual, space.iterations, lifted),
-            "GMRES",
-            self.rtol,
-            self.on_failure,
-            "raise max_iterations, give a preconditioner, or loosen rtol if products are in "
-            "single precision",
-        )
+        size = self.max_iterations if self.restart is None else self.restart
+        iterations = torch.zeros_like(system.nonzero, dtype=torch.int64)
+        for start in range(0, self.max_iterations, size):
+            if start:
+                r = system.b - system.product(x)[0]
+            space = self._explore(system, r, start, min(start + size, self.max_iterations))
+            coefficients = space.coefficients()
+            for j, z in enumerate(space.directions):
+                step = coefficients[..., j]
+                x = x + step[..., None] * z
+                lifted = accumulate(lifted, step, space.lifted[j], system.lifted_event)
+            iterations = iterations + space.iterations
+            if not space.directions:
+                break
+        return x, space.residual, iterations, lifted
 
-    def _explore(self, system: System, r: Tensor) -> Space:
+    def _explore(self, system: System, r: Tensor, first: int, last: int) -> Space:
         """Builds the Krylov space of a residual, by the process of Arnoldi."""
         space = Space(system, r)
-        for k in range(self.max_iterations):
-            if system.due(k, self.check_interval) and not bool(space.active.any()):
+        for k in range(first, last):
+            if self.done(k, space.active):
                 break
             z = system.precondition(space.basis[-1])
             product, lifted = system.product(z)

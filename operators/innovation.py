@@ -11,6 +11,7 @@ from torch import Tensor
 from .base import Operator, common_dtype
 from .dense import LIMIT, draw
 from .registry import register
+from .selection import Gather, Mask
 from .shapes import broadcast, flatten
 
 __all__ = ["InnovationCovariance"]
@@ -122,6 +123,11 @@ class InnovationCovariance(Operator):
             return super().sample(shape, generator)
         x, eta = (draw(C, self.batch_shape, shape, generator) for C in (self.V, self.R))
         return self.H(x) + eta
+
+    def _diagonal(self) -> Tensor:
+        if isinstance(self.H, (Gather, Mask)):
+            return self.V.diagonal()[..., self.H.indices.reshape(-1)] + self.R.diagonal()
+        return super()._diagonal()
 
     def __repr__(self) -> str:
         return f"{self.H!r} @ {self.V!r} @ {self.H!r}.T + {self.R!r}"

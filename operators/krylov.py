@@ -31,22 +31,16 @@ class System:
         b: The right-hand sides, with shape :math:`(*, event)`.
         x0: A first guess, with shape :math:`(*, event)`, or None.
         rtol: The relative tolerance.
-        preconditioner: An approximation of :math:`S^{-1}` on fields, or None.
 
     Raises:
         ValueError: If :math:`S` isn't square, or if shapes don't fit.
         TypeError: If :math:`b` isn't a real floating tensor.
     """
 
-    def __init__(
-        self,
-        S: Operator,
-        b: Tensor,
-        x0: Tensor | None,
-        rtol: float,
-        preconditioner: Callable[[Tensor], Tensor] | None,
-    ) -> None:
-        self.S, self.event, self.preconditioner = S, S.out_shape, preconditioner
+    preconditioner: Callable[[Tensor], Tensor] | None = None
+
+    def __init__(self, S: Operator, b: Tensor, x0: Tensor | None, rtol: float) -> None:
+        self.S, self.event = S, S.out_shape
         batch = check_system(S, b, x0)
         self.full = Size((*batch, *self.event))
         self.flat = Size((*batch, self.event.numel()))
@@ -102,12 +96,6 @@ class System:
         """The relative norms of residuals."""
         return torch.where(self.nonzero, norm(r) / self.size, 0.0)
 
-    def due(self, iteration: int, interval: int | None) -> bool:
-        """Whether to look, which makes the host wait for the device, if all systems are done."""
-        if interval is None:
-            interval = 1 if self.b.device.type == "cpu" else 8
-        return interval > 0 and iteration % interval == 0
-
     def verified(self, x: Tensor, residual: Tensor) -> Tensor:
         """Residuals, computed anew if some are so small that rounding may hide in them."""
         with torch.no_grad():
@@ -138,22 +126,32 @@ def check_system(S: Operator, b: Tensor, x0: Tensor | None) -> Size:
     event = S.out_shape
     if S.in_shape != event:
         raise ValueError(
-            f"expected a square operator, got {S!r}; solve the normal equations with A.T @ A"
+            f"expected a square operator, got {S!r}; solve least squares with LSMR or LSQR"
         )
-    if not b.is_floating_point():
-        raise TypeError(f"expected a real floating right-hand side, got {b.dtype}")
-    batches = [S.batch_shape]
-    for name, field in (("right-hand side", b), ("first guess", x0)):
-        if field is None:
-            continue
-        cut = field.ndim - len(event)
-        if field.shape[cut:] != event or cut < 0:
-            raise ValueError(
-                f"expected a {name} of shape (*, {', '.join(map(str, event))}), the outputs of "
-                f"{S!r}, got {tuple(field.shape)}"
-            )
-        batches.append(field.shape[:cut])
-    return broadcast(*batches)
+    batch = broadcast(S.batch_shape, batch_of(b, event, f"right-hand side for {S!r}"))
+    return batch if x0 is None else broadcast(batch, batch_of(x0, event, f"first guess for {S!r}"))
+
+
+def batch_of(x: Tensor, event: Size, name: str) -> Size:
+    r"""The shape of the batch of a field.
+
+    Arguments:
+        x: The field, with shape :math:`(*, event)`.
+        event: The event shape.
+        name: What the field is, for the error message.
+
+    Raises:
+        ValueError: If the field has another shape.
+        TypeError: If it isn't a real floating tensor.
+    """
+    cut = x.ndim - len(event)
+    if not x.is_floating_point():
+        raise TypeError(f"expected a real floating {name}, got {x.dtype}")
+    if cut < 0 or x.shape[cut:] != event:
+        raise ValueError(
+            f"expected a {name} of shape (*, {', '.join(map(str, event))}), got {tuple(x.shape)}"
+        )
+    return x.shape[:cut]
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

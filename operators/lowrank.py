@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 
 from .base import Operator
 from .dense import white
 from .registry import register
-from .shapes import flatten, unflatten
+from .shapes import broadcast, flatten, unflatten
 
 __all__ = ["LowRankPlusDiagonal"]
 
 
-@register(diagonal="variances")
+@register(diagonal="variances", event_ndim=lambda V: len(V.in_shape))
 class LowRankPlusDiagonal(Operator):
     r"""The covariance :math:`F^T F + \mathrm{diag}(d)` of rank :math:`r` plus a diagonal.
 
@@ -27,9 +27,10 @@ class LowRankPlusDiagonal(Operator):
         \det (F^T F + D) = \det C \, \det D
 
     Arguments:
-        factor: The factor :math:`F`, with shape :math:`(r, event)`.
-        diagonal: The diagonal :math:`d \geq 0`, with shape :math:`(event)`; positive for systems
-            and determinants.
+        factor: The factor :math:`F`, with shape :math:`(*, r, event)`.
+        diagonal: The diagonal :math:`d \geq 0`, with shape :math:`(*, event)`; positive for
+            systems and determinants.
+        event_ndim: The number of event axes; by default all axes of the diagonal are.
 
     Raises:
         ValueError: If shapes don't fit, or if a variance is negative or not a number.
@@ -42,16 +43,26 @@ class LowRankPlusDiagonal(Operator):
 
     symmetric = True
 
-    def __init__(self, factor: Tensor, diagonal: Tensor) -> None:
-        if factor.shape[1:] != diagonal.shape or factor.ndim < 1:
+    def __init__(self, factor: Tensor, diagonal: Tensor, event_ndim: int | None = None) -> None:
+        ndim = diagonal.ndim if event_ndim is None else event_ndim
+        cut = diagonal.ndim - ndim
+        event = diagonal.shape[max(cut, 0) :]
+        first = factor.ndim - ndim
+        if cut < 0 or ndim < 0 or first < 1 or factor.shape[first:] != event:
             raise ValueError(
-                "expected a factor of shape (rank, *event) and a diagonal of shape event, got "
-                f"{tuple(factor.shape)} and {tuple(diagonal.shape)}"
+                "expected a factor of shape (*, rank, *event) and a diagonal of shape (*, *event) "
+                f"with {ndim} event axes, got {tuple(factor.shape)} and {tuple(diagonal.shape)}"
             )
         if not bool((diagonal >= 0).all()):
             raise ValueError("expected a diagonal of variances >= 0, got negative entries or NaN")
-        super().__init__(diagonal.shape, diagonal.shape)
+        batch = broadcast(factor.shape[: first - 1], diagonal.shape[:cut])
+        super().__init__(event, event, batch_shape=batch)
         self.factor, self.variances = factor, diagonal
+
+    @property
+    def rank(self) -> int:
+        """The number of factors."""
+        return self.factor.shape[self.factor.ndim - len(self.in_shape) - 1]
 
     def forward(self, x: Tensor) -> Tensor:
         return self._expand(self._project(x)) + x * self.variances
@@ -68,14 +79,14 @@ class LowRankPlusDiagonal(Operator):
     def sample(
         self, shape: Sequence[int] = (), generator: torch.Generator | None = None
     ) -> Tensor:
-        common = white(self, shape, self.factor.shape[:1], generator)
+        common = white(self, shape, Size((self.rank,)), generator)
         return self._expand(common) + self.variances.sqrt() * white(
             self, shape, self.in_shape, generator
         )
 
     def logdet(self) -> Tensor:
-        inner = 2 * self._capacitance.diagonal().log().sum()
-        return inner + self._positive.log().sum()
+        inner = 2 * self._capacitance.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return inner + flatten(self._positive, self.in_shape).log().sum(-1)
 
     @cached_property
     def _positive(self) -> Tensor:
@@ -88,22 +99,22 @@ class LowRankPlusDiagonal(Operator):
     @cached_property
     def _capacitance(self) -> Tensor:
         """The lower Cholesky factor of C."""
-        whitened = (self.factor / self._positive.sqrt()).reshape(self._flat.shape)
-        eye = torch.eye(len(whitened), dtype=whitened.dtype, device=whitened.device)
+        whitened = self._flat / flatten(self._positive, self.in_shape)[..., None, :].sqrt()
+        eye = torch.eye(self.rank, dtype=whitened.dtype, device=whitened.device)
         factor: Tensor = torch.linalg.cholesky(eye + whitened @ whitened.mT)
         return factor
 
     def _project(self, x: Tensor) -> Tensor:
         """The coefficients F x, with shape (*, r)."""
-        return flatten(x, self.in_shape) @ self._flat.mT
+        return (flatten(x, self.in_shape)[..., None, :] @ self._flat.mT)[..., 0, :]
 
     def _expand(self, z: Tensor) -> Tensor:
         """The field F^T z."""
-        return unflatten(z @ self._flat, self.in_shape)
+        return unflatten((z[..., None, :] @ self._flat)[..., 0, :], self.in_shape)
 
     @property
     def _flat(self) -> Tensor:
-        return self.factor.reshape(len(self.factor), self.in_shape.numel())
+        return flatten(self.factor, self.in_shape)
 
     def _diagonal(self) -> Tensor:
-        return (self.factor.square().sum(0) + self.variances).reshape(-1)
+        return self._flat.square().sum(-2) + flatten(self.variances, self.in_shape)

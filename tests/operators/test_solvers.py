@@ -7,18 +7,22 @@ from torch import Tensor
 from appa_prob.operators import (
     CG,
     GMRES,
+    MINRES,
     Cholesky,
     ConvergenceWarning,
     Dense,
     Diagonal,
     Solver,
 )
+from appa_prob.operators.iterative import KrylovSolver
 
 F64 = torch.float64
-ITERATIVE: list[type[CG] | type[GMRES]] = [CG, GMRES]
+ITERATIVE: list[type[KrylovSolver]] = [CG, MINRES, GMRES]
 SOLVERS: dict[str, Solver] = {
     "CG": CG(rtol=1e-12, max_iterations=200),
+    "MINRES": MINRES(rtol=1e-12, max_iterations=200),
     "GMRES": GMRES(rtol=1e-12, max_iterations=60),
+    "GMRES(8)": GMRES(rtol=1e-12, max_iterations=400, restart=8),
     "Cholesky": Cholesky(rtol=1e-12),
 }
 
@@ -66,7 +70,7 @@ def test_events_keep_their_shape(solver: Solver) -> None:
 
 
 @pytest.mark.parametrize("kind", ITERATIVE)
-def test_a_batch_solves_each_system_as_alone(kind: type[CG] | type[GMRES]) -> None:
+def test_a_batch_solves_each_system_as_alone(kind: type[KrylovSolver]) -> None:
     M, b = definite(20, 0.0, 0.5, 1.0, 1.5), noise(4, 20)
     b[1] *= 1e6
     solver = kind(rtol=1e-5, max_iterations=60)
@@ -81,7 +85,7 @@ def test_a_batch_solves_each_system_as_alone(kind: type[CG] | type[GMRES]) -> No
 
 @pytest.mark.parametrize("interval", [0, 3])
 @pytest.mark.parametrize("kind", ITERATIVE)
-def test_rare_looks_change_no_solution(kind: type[CG] | type[GMRES], interval: int) -> None:
+def test_rare_looks_change_no_solution(kind: type[KrylovSolver], interval: int) -> None:
     M, b = definite(10, 0.0, 1.0), noise(2, 10)
     often, rare = (
         kind(rtol=1e-8, max_iterations=40, check_interval=n)(Dense(M, symmetric=True), b)
@@ -104,7 +108,7 @@ def test_zero_right_hand_sides_give_zero(solver: Solver) -> None:
 
 
 @pytest.mark.parametrize("kind", ITERATIVE)
-def test_the_cap_is_kept_and_residuals_are_the_true_ones(kind: type[CG] | type[GMRES]) -> None:
+def test_the_cap_is_kept_and_residuals_are_the_true_ones(kind: type[KrylovSolver]) -> None:
     M, b = definite(30, 0.0, 3.0), noise(2, 30)
     S = Dense(M, symmetric=True)
     solution = kind(rtol=1e-8, max_iterations=5, on_failure="ignore", verify=True)(S, b)
@@ -115,7 +119,7 @@ def test_the_cap_is_kept_and_residuals_are_the_true_ones(kind: type[CG] | type[G
 
 
 @pytest.mark.parametrize("kind", ITERATIVE)
-def test_failures_warn_raise_or_are_ignored(kind: type[CG] | type[GMRES]) -> None:
+def test_failures_warn_raise_or_are_ignored(kind: type[KrylovSolver]) -> None:
     S, b = Dense(definite(30, 3.0, 0.0), symmetric=True), noise(2, 30)
     with pytest.warns(ConvergenceWarning, match="1 of 2 systems did not converge") as record:
         kind(max_iterations=2)(S, b)
@@ -131,12 +135,13 @@ def test_gmres_solves_systems_that_are_not_symmetric() -> None:
     torch.testing.assert_close(solution.value, solved(M, b), rtol=1e-7, atol=1e-7)
 
 
-def test_gmres_solves_indefinite_systems() -> None:
+@pytest.mark.parametrize("solver", [MINRES, GMRES])
+def test_indefinite_systems_are_solved(solver: type[KrylovSolver]) -> None:
     M = definite(12, 1.0)[0]
     values, Q = torch.linalg.eigh(M)
     M = (Q * values * torch.tensor([-1.0, 1.0] * 6, dtype=F64)) @ Q.mT
     b = noise(12)
-    solution = GMRES(rtol=1e-10)(Dense((M + M.mT) / 2, symmetric=True), b)
+    solution = solver(rtol=1e-10, max_iterations=40)(Dense((M + M.mT) / 2, symmetric=True), b)
     torch.testing.assert_close(solution.value, solved(M, b), rtol=1e-6, atol=1e-6)
 
 
@@ -178,7 +183,7 @@ def test_cg_stops_at_indefinite_systems_with_a_finite_iterate() -> None:
 
 
 @pytest.mark.parametrize("kind", ITERATIVE)
-def test_a_preconditioner_saves_iterations(kind: type[CG] | type[GMRES]) -> None:
+def test_a_preconditioner_saves_iterations(kind: type[KrylovSolver]) -> None:
     d = torch.logspace(0, 4, 40, dtype=F64)
     M = torch.diag(d) + 0.1 * definite(40, 0.5)[0]
     S, b = Dense(M, symmetric=True), noise(40)
@@ -190,9 +195,11 @@ def test_a_preconditioner_saves_iterations(kind: type[CG] | type[GMRES]) -> None
     assert exact.iterations == 1
 
 
-@pytest.mark.parametrize(("kind", "condition"), [(CG, 4.0), (CG, 6.0), (GMRES, 6.0), (GMRES, 8.0)])
+@pytest.mark.parametrize(
+    ("kind", "condition"), [(CG, 4.0), (CG, 6.0), (MINRES, 6.0), (GMRES, 6.0), (GMRES, 8.0)]
+)
 def test_stagnation_in_single_precision_is_reported_as_it_is(
-    kind: type[CG] | type[GMRES], condition: float
+    kind: type[KrylovSolver], condition: float
 ) -> None:
     M, b = definite(60, *[-condition] * 4).float(), noise(4, 60).float()
     for iterations in (50, 200):
@@ -205,7 +212,7 @@ def test_stagnation_in_single_precision_is_reported_as_it_is(
 
 
 @pytest.mark.parametrize("kind", ITERATIVE)
-def test_first_guesses_are_used(kind: type[CG] | type[GMRES]) -> None:
+def test_first_guesses_are_used(kind: type[KrylovSolver]) -> None:
     M, b = definite(10, 1.0)[0], noise(3, 10)
     S, exact = Dense(M, symmetric=True), solved(M, b)
     solution = kind(rtol=1e-8)(S, b, exact)
@@ -216,7 +223,7 @@ def test_first_guesses_are_used(kind: type[CG] | type[GMRES]) -> None:
 
 
 @pytest.mark.parametrize("kind", ITERATIVE)
-def test_solutions_are_differentiable(kind: type[CG] | type[GMRES]) -> None:
+def test_solutions_are_differentiable(kind: type[KrylovSolver]) -> None:
     M, b = definite(4, 0.5)[0].requires_grad_(), noise(4).requires_grad_()
     solver = kind(rtol=1e-12, max_iterations=8, on_failure="ignore")
 
