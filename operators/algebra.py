@@ -28,6 +28,7 @@ def compose(left: Operator, right: Operator) -> Operator:
         ValueError: If the outputs of :math:`B` aren't inputs of :math:`A`.
 
     Example:
+        >>> import torch
         >>> from appa_prob.operators import Diagonal
         >>> compose(Diagonal(torch.tensor([2.0])), Diagonal(torch.tensor([3.0]))).to_dense()
         tensor([[6.]])
