@@ -42,7 +42,7 @@ class Direct:
             b: The right-hand sides, with shape :math:`(*, event)`.
             x0: Ignored: a direct solve needs no first guess.
         """
-        system = System(S, b, None, self.rtol, None)
+        system = System(S, b, None, self.rtol)
         x = system.flatten(S.solve(b))
         product, lifted = system.product(x)
         residual = system.relative(system.b - product)
