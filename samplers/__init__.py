@@ -17,17 +17,27 @@ Example:
 if __name__ != "appa_prob.samplers":
     raise ImportError("Import this package as `appa_prob.samplers`.")
 
+from .adams_bashforth import AdamsBashforth
+from .adaptive_ode import AdaptiveODE
 from .ddim import DDIM, DDPM
 from .denoiser import Denoiser
 from .diffpir import DiffPIR
 from .dpm_solver import DPMSolver
+from .dpm_solver_sde import DPMSolverSDE
 from .dps import DPS
+from .edm_schedule import EDMSchedule
+from .euler import Euler
+from .euler_maruyama import EulerMaruyama
+from .flow_density import flow_log_prob
 from .gaussian import ConditionalCovariance, Gaussian
 from .gaussian_denoiser import GaussianDenoiser
 from .guidance import Conditioning, Guidance
-from .integrator import Integrator, State
+from .heun import Heun
+from .integrator import Integrator
 from .jfps import JFPS
 from .likelihood import GaussianLikelihood, Likelihood
+from .linear_schedule import LinearVPSchedule
+from .log_logit_schedule import LogLogitSchedule
 from .loss import denoising_loss
 from .mixture import Mixture
 from .mixture_denoiser import MixtureDenoiser
@@ -37,6 +47,9 @@ from .preconditioned import PreconditionedDenoiser
 from .predictor_corrector import PredictorCorrector
 from .schedule import RectifiedSchedule, Schedule, VESchedule, VPSchedule
 from .sda import SDA
+from .state import State
+from .stochastic_heun import StochasticHeun
+from .times import karras_times, ratio_times
 from .tmpd import TMPD
 from .windowed import WindowedDenoiser
 
@@ -48,17 +61,26 @@ __all__ = [
     "MMPS",
     "SDA",
     "TMPD",
+    "AdamsBashforth",
+    "AdaptiveODE",
     "ConditionalCovariance",
     "Conditioning",
     "DPMSolver",
+    "DPMSolverSDE",
     "Denoiser",
     "DiffPIR",
+    "EDMSchedule",
+    "Euler",
+    "EulerMaruyama",
     "Gaussian",
     "GaussianDenoiser",
     "GaussianLikelihood",
     "Guidance",
+    "Heun",
     "Integrator",
     "Likelihood",
+    "LinearVPSchedule",
+    "LogLogitSchedule",
     "Mixture",
     "MixtureDenoiser",
     "PiGDM",
@@ -67,8 +89,12 @@ __all__ = [
     "RectifiedSchedule",
     "Schedule",
     "State",
+    "StochasticHeun",
     "VESchedule",
     "VPSchedule",
     "WindowedDenoiser",
     "denoising_loss",
+    "flow_log_prob",
+    "karras_times",
+    "ratio_times",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .integrator import Draw, Integrator, Memory
+from .integrator import Draw, Integrator, Memory, clean
 
 __all__ = ["DDIM", "DDPM"]
 
@@ -96,11 +96,9 @@ def implicit_step(
         eta: The stochasticity.
     """
     (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.schedule(t), denoiser.schedule(s)
-    x_hat: Tensor = denoiser(x_t, t)
-    eps = (x_t - alpha_t * x_hat) / sigma_t
-    if not eta:
-        return alpha_s * x_hat + sigma_s * eps
+    x_hat = clean(denoiser, x_t, t)
     ratio = (alpha_t / alpha_s) * (sigma_s / sigma_t)
     tau = eta * sigma_s * (1 - ratio.square()).clamp_min(0.0).sqrt()
-    kept = (sigma_s.square() - tau.square()).clamp_min(0.0).sqrt()
-    return alpha_s * x_hat + kept * eps + tau * draw(x_t)
+    kept = (sigma_s.square() - tau.square()).clamp_min(0.0).sqrt() / sigma_t
+    x_s = kept * x_t + (alpha_s - kept * alpha_t) * x_hat
+    return x_s + tau * draw(x_t) if eta else x_s

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .integrator import Draw, Integrator, Memory
+from .integrator import Draw, Integrator, Memory, clean
 
 __all__ = ["DPMSolver"]
 
@@ -33,11 +33,15 @@ class DPMSolver(Integrator):
         steps: The number of steps, or the times.
     """
 
+    @property
+    def order(self) -> int:
+        return 2
+
     def step(
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: Memory
     ) -> Tensor:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.schedule(t), denoiser.schedule(s)
-        x_hat = denoiser(x_t, t)
+        x_hat = clean(denoiser, x_t, t)
         decay = (sigma_s / alpha_s) / (sigma_t / alpha_t)
         h, mean = -decay.log(), x_hat
         if "mean" in memory:

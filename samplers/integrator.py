@@ -1,10 +1,14 @@
-r"""What integrators share: the loop from noise to data."""
+r"""What integrators share: the loop from noise to data.
+
+Times and all scalars of the schedule are numbers of double precision on the CPU, whatever the type
+and the device of states: a ratio of scales keeps its digits, and no step waits for a device.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -13,29 +17,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .denoiser import Denoiser
+from .state import State
 
-__all__ = ["Draw", "Generators", "Integrator", "Memory", "State"]
+__all__ = ["Draw", "Generators", "Integrator", "Memory", "clean"]
 
 Draw: TypeAlias = Callable[[Tensor], Tensor]
 Memory: TypeAlias = dict[str, Tensor]
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
-
-
-@dataclass(frozen=True)
-class State:
-    r"""Where an integration is.
-
-    Attributes:
-        step: The number of steps taken.
-        steps: The number of steps in all.
-        t: The time.
-        x_t: The noisy state, with shape :math:`(*, event)`.
-    """
-
-    step: int
-    steps: int
-    t: float
-    x_t: Tensor
 
 
 @dataclass(frozen=True)
@@ -44,13 +32,16 @@ class Integrator(ABC):
 
     Arguments:
         steps: The number of equal steps from :math:`t = 1` to :math:`0`, or the times themselves,
-            decreasing, at least two.
+            decreasing, at least two; see :func:`~appa_prob.samplers.ratio_times`.
+        denoise: Whether the denoiser is applied to the last state, which takes away the noise
+            that is left at the last time at the price of a posterior slightly too narrow.
 
     Raises:
         ValueError: If there is no step, or if times don't decrease within :math:`[0, 1]`.
     """
 
     steps: int | Sequence[float] = field(default=64)
+    denoise: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, int):
@@ -64,6 +55,11 @@ class Integrator(ABC):
                 f"expected at least two times, decreasing within [0, 1], got {times[:8]}"
             )
         object.__setattr__(self, "steps", tuple(times))
+
+    @property
+    def order(self) -> int:
+        r"""The power of the step that the error of the law of samples falls with."""
+        return 1
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -81,8 +77,8 @@ class Integrator(ABC):
         Arguments:
             denoiser: The denoiser.
             x_t: The noisy state, with shape :math:`(*, event)`.
-            t: The time, with shape :math:`()`.
-            s: The next time, with shape :math:`()`.
+            t: The time, a double on the CPU, with shape :math:`()`.
+            s: The next time, likewise.
             draw: Gives white noise of the shape of its argument.
             memory: What steps leave for those after them, empty at first.
 
@@ -120,50 +116,116 @@ class Integrator(ABC):
         scale = float(torch.hypot(alpha, sigma))
         return scale * drawing(generator)(like)
 
+    def init(
+        self, denoiser: Denoiser, x_1: Tensor | State, generator: Generators | None = None
+    ) -> State:
+        r"""The state that the next step starts from.
+
+        Arguments:
+            denoiser: The denoiser.
+            x_1: The noise, or a state to go on from.
+            generator: The generators, set as they were when the state was taken.
+
+        Raises:
+            ValueError: If the noise is not finite or not of shape :math:`(*, event)`, or if the
+                state is one of other times or other generators.
+        """
+        if isinstance(x_1, State):
+            state = x_1
+        else:
+            state = State(0, len(self.times) - 1, self.times[0], x_1)
+        event, x_t = denoiser.event_shape, state.x_t
+        if x_t.ndim < len(event) or x_t.shape[x_t.ndim - len(event) :] != event:
+            raise ValueError(
+                f"expected noise of shape (*, {', '.join(map(str, event))}), got "
+                f"{tuple(x_t.shape)}; draw it with Integrator.noise"
+            )
+        if not x_t.is_floating_point() or not bool(torch.isfinite(x_t).all()):
+            raise ValueError("expected noise of finite floats, got values that are not")
+        if state.steps != len(self.times) - 1 or state.t != self.times[state.step]:
+            raise ValueError(
+                f"expected a state after {state.step} of {len(self.times) - 1} steps, those of "
+                f"this integrator, got one of {state.steps} steps at time {state.t}"
+            )
+        if state.generators is not None and generator is not None:
+            _restore(generator, state.generators)
+        return state
+
+    def run(self, denoiser: Denoiser, state: State, draw: Draw) -> Iterator[State]:
+        r"""The states after each of the steps that are left.
+
+        Arguments:
+            denoiser: The denoiser.
+            state: The state before them.
+            draw: Gives white noise of the shape of its argument.
+        """
+        memory, x_t = dict(state.memory), state.x_t
+        grid = torch.tensor(self.times, dtype=torch.float64)
+        for i in range(state.step, state.steps):
+            x_t = self.step(denoiser, x_t, grid[i], grid[i + 1], draw, memory).to(x_t.dtype)
+            if self.denoise and i + 1 == state.steps:
+                x_t = clean(denoiser, x_t, grid[-1])
+            yield State(i + 1, state.steps, self.times[i + 1], x_t, dict(memory))
+
     def __call__(
         self,
         denoiser: Denoiser,
-        x_1: Tensor,
+        x_1: Tensor | State,
         *,
         generator: Generators | None = None,
         progress: bool = False,
         callback: Callable[[State], None] | None = None,
+        gradient: bool = False,
     ) -> Tensor:
         r"""Samples :math:`x_0` from :math:`x_1`.
 
         Arguments:
             denoiser: The denoiser, guided or not.
-            x_1: The noise, with shape :math:`(*, event)`; see :meth:`noise`.
+            x_1: The noise, with shape :math:`(*, event)`, see :meth:`noise`; or a :class:`State`
+                that a callback was given, to go on from: the samples are the same, bit for bit, if
+                the generators are as many as at first.
             generator: A source of random numbers, or one for each member along the first axis, so
                 that a member does not depend on those beside it.
             progress: Whether to show a progress bar.
             callback: Called with the :class:`State` after each step.
+            gradient: Whether the sample is differentiable with respect to :math:`x_1` and to what
+                the denoiser depends on; every step is then kept in memory.
 
         Returns:
             The sample :math:`x_0`, with the shape of :math:`x_1`.
 
         Raises:
-            ValueError: If there is not one generator for each member.
+            ValueError: If the noise or the state does not fit, or if there is not one generator
+                for each member.
             FloatingPointError: If the sample is not finite.
         """
-        times, draw = self.times, drawing(generator)
-        memory: Memory = {}
-        x_t = x_1
-        # Scalars of the schedule are computed in double precision, on the device of the state.
-        grid = torch.tensor(times, dtype=x_1.dtype, device=x_1.device)
-        bar = tqdm(total=len(times) - 1, disable=not progress, unit="step", desc="sampling")
-        with torch.no_grad(), bar:
-            for i in range(len(times) - 1):
-                x_t = self.step(denoiser, x_t, grid[i], grid[i + 1], draw, memory)
+        state = self.init(denoiser, x_1, generator)
+        total, first = state.steps, state.step
+        bar = tqdm(total=total, initial=first, disable=not progress, unit="step", desc="sampling")
+        with torch.set_grad_enabled(gradient), bar:
+            for after in self.run(denoiser, state, drawing(generator)):
+                state = after
                 bar.update()
                 if callback is not None:
-                    callback(State(i + 1, len(times) - 1, times[i + 1], x_t))
-        if not bool(torch.isfinite(x_t).all()):
+                    callback(replace(state, generators=_states(generator)))
+        if not bool(torch.isfinite(state.x_t).all()):
             raise FloatingPointError(
                 "the sample holds values that are not finite: take more steps, fewer iterations "
                 "of the solver, or a larger variance of the errors"
             )
-        return x_t
+        return state.x_t
+
+
+def clean(denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Tensor:
+    r"""The mean :math:`\mathbb{E}[x \mid x_t]`, with the time in the type of the state.
+
+    Arguments:
+        denoiser: The denoiser.
+        x_t: The noisy state, with shape :math:`(*, event)`.
+        t: The time, with shape :math:`()`.
+    """
+    mean: Tensor = denoiser(x_t, t.to(x_t))
+    return mean
 
 
 def drawing(generator: Generators | None) -> Draw:
@@ -190,3 +252,21 @@ def drawing(generator: Generators | None) -> Draw:
         )
 
     return draw
+
+
+def _states(generator: Generators | None) -> Tensor | None:
+    if generator is None or isinstance(generator, torch.Generator):
+        return None if generator is None else generator.get_state()
+    return torch.stack([g.get_state() for g in generator])
+
+
+def _restore(generator: Generators, states: Tensor) -> None:
+    if isinstance(generator, torch.Generator):
+        generator, states = [generator], states.unsqueeze(0)
+    if states.ndim != 2 or len(states) != len(generator):
+        raise ValueError(
+            f"expected as many generators as the state was taken with, got {len(generator)} for "
+            f"states of shape {tuple(states.shape)}"
+        )
+    for g, saved in zip(generator, states, strict=True):
+        g.set_state(saved.clone())

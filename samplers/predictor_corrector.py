@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .ddim import implicit_step
 from .denoiser import Denoiser
-from .integrator import Draw, Integrator, Memory
+from .integrator import Draw, Integrator, Memory, clean
 
 __all__ = ["PredictorCorrector"]
 
@@ -62,6 +62,6 @@ class PredictorCorrector(Integrator):
             return x_s
         alpha, sigma = denoiser.schedule(s)
         for _ in range(self.corrections):
-            eps = (x_s - alpha * denoiser(x_s, s)) / sigma
-            x_s = x_s + sigma * (math.sqrt(2 * self.delta) * draw(x_s) - self.delta * eps)
+            pull = self.delta * (x_s - alpha * clean(denoiser, x_s, s))
+            x_s = x_s - pull + sigma * math.sqrt(2 * self.delta) * draw(x_s)
         return x_s

@@ -39,8 +39,25 @@ class Schedule(ABC):
         r"""The scale :math:`\sigma_t` of the noise, with the shape of :math:`t`."""
 
     @abstractmethod
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The derivatives :math:`\alpha_t'` and :math:`\sigma_t'` with respect to :math:`t`.
+
+        Arguments:
+            t: The time, with shape :math:`(*)`.
+        """
+
+    def ratio(self, t: Tensor) -> Tensor:
+        r"""The ratio :math:`\sigma_t / \alpha_t` of noise to signal.
+
+        Arguments:
+            t: The time, with shape :math:`(*)`.
+        """
+        alpha, sigma = self(t)
+        return sigma / alpha
+
+    @abstractmethod
     def time(self, ratio: Tensor) -> Tensor:
-        r"""The time at which :math:`\sigma_t / \alpha_t` has a value.
+        r"""The time at which :math:`\sigma_t / \alpha_t` has a value: inverts :meth:`ratio`.
 
         Arguments:
             ratio: The ratio, with shape :math:`(*)`.
@@ -81,6 +98,9 @@ class VESchedule(Schedule):
     def sigma(self, t: Tensor) -> Tensor:
         return self.sigma_min * torch.exp(t * math.log(self.sigma_max / self.sigma_min))
 
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), math.log(self.sigma_max / self.sigma_min) * self.sigma(t)
+
     def time(self, ratio: Tensor) -> Tensor:
         return torch.log(ratio / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
 
@@ -114,6 +134,10 @@ class VPSchedule(Schedule):
     def sigma(self, t: Tensor) -> Tensor:
         return torch.sin(math.acos(self.alpha_min) * t)
 
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        omega = math.acos(self.alpha_min)
+        return -omega * self.sigma(t), omega * self.alpha(t)
+
     def time(self, ratio: Tensor) -> Tensor:
         return torch.atan(ratio) / math.acos(self.alpha_min)
 
@@ -145,6 +169,9 @@ class RectifiedSchedule(Schedule):
 
     def sigma(self, t: Tensor) -> Tensor:
         return t
+
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full_like(t, self.alpha_min - 1), torch.ones_like(t)
 
     def time(self, ratio: Tensor) -> Tensor:
         return ratio / (1 + (1 - self.alpha_min) * ratio)

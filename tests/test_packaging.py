@@ -19,7 +19,14 @@ FOLDERS = {
 # What a room may import beside the standard library and itself.
 ALLOWED = {
     "operators": {"linear_operator", "torch"},
-    "samplers": {"appa_prob.operators", "linear_operator", "torch", "tqdm"},
+    "samplers": {
+        "appa_prob.operators",
+        "linear_operator",
+        "safetensors",
+        "torch",
+        "torchdiffeq",
+        "tqdm",
+    },
 }
 HEAVY = ["gpytorch", "matplotlib", "pandas", "pint", "pyro", "torchdiffeq", "xarray", "zarr"]
 
