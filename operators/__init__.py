@@ -19,15 +19,18 @@ from .base import Map, Operator
 from .cg import CG
 from .cholesky import Cholesky
 from .coarsen import Coarsen
+from .concatenate import Concatenate
 from .direct import Direct
 from .eigenbasis import Eigenbasis
-from .elementary import Diagonal, Identity, Isotropic, Scaling
+from .elementary import Diagonal, Identity, Isotropic, Scaling, Zero
 from .expressions import Adjoint, Composition, Scaled, Sum
 from .gmres import GMRES
 from .innovation import InnovationCovariance
 from .interpolate import Interpolate
+from .inverse import Inverse
 from .jacobi import Jacobi
 from .jacobian import Jacobian
+from .kronecker import Kronecker
 from .lowrank import LowRankPlusDiagonal
 from .lsmr import LSMR
 from .lsqr import LSQR
@@ -36,7 +39,9 @@ from .minres import MINRES
 from .nonlinear import Nonlinear
 from .nystrom import Nystrom
 from .pivoted import PivotedCholesky
+from .power import Power
 from .preconditioner import Preconditioner
+from .pseudo_inverse import PseudoInverse
 from .registry import build, register
 from .selection import Gather, Mask
 from .solution import ConvergenceWarning, Solution, Solver
@@ -56,6 +61,7 @@ __all__ = [
     "Cholesky",
     "Coarsen",
     "Composition",
+    "Concatenate",
     "ConvergenceWarning",
     "Dense",
     "Diagonal",
@@ -65,9 +71,11 @@ __all__ = [
     "Identity",
     "InnovationCovariance",
     "Interpolate",
+    "Inverse",
     "Isotropic",
     "Jacobi",
     "Jacobian",
+    "Kronecker",
     "LowRankPlusDiagonal",
     "Map",
     "Mask",
@@ -75,7 +83,9 @@ __all__ = [
     "Nystrom",
     "Operator",
     "PivotedCholesky",
+    "Power",
     "Preconditioner",
+    "PseudoInverse",
     "Scaled",
     "Scaling",
     "Solution",
@@ -85,6 +95,7 @@ __all__ = [
     "Surrogate",
     "TweedieCovariance",
     "WeightedGather",
+    "Zero",
     "build",
     "register",
 ]

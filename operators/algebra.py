@@ -1,8 +1,8 @@
 r"""Expressions of operators, simplified.
 
-The functions :func:`compose`, :func:`add` and :func:`scale` are what ``A @ B``, ``A + B`` and
-``2.0 * A`` call. They flatten nested expressions, move numbers to the front, and merge neighbours
-by the rules of :mod:`.simplify`.
+The functions :func:`compose`, :func:`add`, :func:`scale` and :func:`power` are what ``A @ B``,
+``A + B``, ``2.0 * A`` and ``A**n`` call. They flatten nested expressions, move numbers to the
+front, and merge neighbours by the rules of :mod:`.simplify`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from .base import Operator, common_dtype
-from .elementary import Identity, Scaling
-from .expressions import Composition, Scaled, Sum, check_chain, check_terms
-from .simplify import merge_product, merge_sum, scaled_leaf
+from .elementary import Diagonal, Identity
+from .expressions import Composition, Sum, check_chain, check_terms, typed
+from .kronecker import Kronecker
+from .power import Power
+from .simplify import merge_product, merge_sum, multiple, pairs, pieces, split, times
+from .stack import BlockDiagonal
 
-__all__ = ["add", "compose", "scale"]
+__all__ = ["add", "compose", "power", "scale"]
 
 
 def compose(left: Operator, right: Operator) -> Operator:
@@ -44,13 +47,13 @@ def compose(left: Operator, right: Operator) -> Operator:
             if merged is None:
                 break
             stack.pop()
+            e, merged = split(merged)
+            c = times(c, e)
             current = None if isinstance(merged, Identity) and stack else merged
         if current is not None:
             stack.append(current)
     product = stack[0] if len(stack) == 1 else Composition(*stack)
-    if dtype is not None and product._own_dtype() is None:
-        product = product.to(dtype)  # the type of an identity that vanished
-    return scale(times(c, d), product)
+    return scale(times(c, d), typed(product, dtype))
 
 
 def add(left: Operator, right: Operator) -> Operator:
@@ -97,24 +100,45 @@ def scale(c: float | Tensor, operator: Operator) -> Operator:
     if not isinstance(c, Tensor) and c == 1.0:
         return operator
     d, rest = split(operator)
-    leaf = scaled_leaf(times(c, d), rest)
-    return Scaled(times(c, d), rest) if leaf is None else leaf
+    return multiple(times(c, d), rest)
+
+
+def power(operator: Operator, exponent: int) -> Operator:
+    r"""The operator :math:`A^n`, simplified.
+
+    Arguments:
+        operator: The operator :math:`A`, with inputs and outputs of one shape.
+        exponent: The exponent :math:`n`; if it is negative, that of the inverse.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> from appa_prob.operators import Diagonal
+        >>> power(Diagonal(torch.tensor([1.0, 2.0])), -2).entries
+        tensor([1.0000, 0.2500])
+    """
+    if exponent < 0:
+        return power(operator.inverse(), -exponent)
+    c, rest = split(operator)
+    if not exponent or isinstance(rest, Identity):
+        check_chain((operator, operator))
+        found: Operator = Identity(
+            operator.in_shape, dtype=operator._own_dtype(), device=operator._own_device()
+        )
+    elif isinstance(rest, Diagonal):
+        found = Diagonal(rest.entries**exponent, len(rest.in_shape))
+    elif isinstance(rest, (BlockDiagonal, Kronecker)) and pairs(rest, rest):
+        parts = [power(part, exponent) for part in pieces(rest)]
+        found = type(rest)(parts)
+    elif isinstance(rest, Power):
+        found = Power(rest.operator, rest.exponent * exponent)
+    else:
+        found = rest if exponent == 1 else Power(rest, exponent)
+    return scale(c**exponent, found)
 
 
 def factors(operator: Operator) -> tuple[Operator, ...]:
     """The factors of a product, or the operator alone."""
     return operator.factors if isinstance(operator, Composition) else (operator,)
-
-
-def split(operator: Operator) -> tuple[float | Tensor, Operator]:
-    """The number and the operator that a multiple is made of."""
-    if isinstance(operator, Scaling):
-        return operator.scale, Identity(
-            operator.in_shape, dtype=operator._own_dtype(), device=operator._own_device()
-        )
-    return (operator.scale, operator.operator) if isinstance(operator, Scaled) else (1.0, operator)
-
-
-def times(c: float | Tensor, d: float | Tensor) -> float | Tensor:
-    """The product of two numbers, or of one for each operator of a batch."""
-    return d if not isinstance(c, Tensor) and c == 1.0 else c * d

@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from numbers import Number
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import torch
 from torch import Size, Tensor
@@ -27,6 +27,10 @@ from .columns import Columns
 from .external import LinearOperator
 from .shapes import as_size
 from .tree import convert, differentiable, replace, tensors
+
+if TYPE_CHECKING:
+    from .leastsquares import LeastSquaresSolver
+    from .solution import Solver
 
 __all__ = ["Map", "Operator"]
 
@@ -313,6 +317,39 @@ class Operator(Map, Columns):
 
     def __truediv__(self, other: Any) -> Any:
         return self * (1.0 / other)
+
+    def __pow__(self, exponent: int) -> Operator:
+        from .algebra import power
+
+        return power(self, exponent)
+
+    def inverse(self, solver: Solver | None = None) -> Operator:
+        r"""The inverse :math:`A^{-1}` as an operator, by structure where there is one, and by a
+        solver (or :meth:`solve`) elsewhere.
+
+        Arguments:
+            solver: What solves systems.
+
+        Raises:
+            ValueError: If :math:`A` isn't square.
+        """
+        from .inverse import inverse
+
+        return inverse(self, solver)
+
+    def pseudo_inverse(self, solver: LeastSquaresSolver | None = None) -> Operator:
+        r"""The pseudo-inverse :math:`A^+` as an operator, by structure where there is one, and by
+        a solver (or a singular value decomposition) elsewhere.
+
+        Arguments:
+            solver: What solves least-squares problems.
+
+        Raises:
+            ValueError: If it needs a solver.
+        """
+        from .pseudo_inverse import pseudo_inverse
+
+        return pseudo_inverse(self, solver)
 
     def _converted(self, dtype: torch.dtype | None, device: torch.device | None) -> Self:
         def retarget(node: Any) -> None:

@@ -1,4 +1,4 @@
-r"""Identity, scalings and diagonals: operators that act element by element."""
+r"""Zero, identity, scalings and diagonals: operators that act element by element."""
 
 from __future__ import annotations
 
@@ -11,9 +11,66 @@ from torch import Size, Tensor
 from .base import Operator
 from .dense import white
 from .registry import register
-from .shapes import flatten, over
+from .shapes import broadcast, flatten, over
 
-__all__ = ["Diagonal", "Identity", "Isotropic", "Scaling"]
+__all__ = ["Diagonal", "Identity", "Isotropic", "Scaling", "Zero"]
+
+
+@register
+class Zero(Operator):
+    r"""The operator :math:`A x = 0`.
+
+    Arguments:
+        in_shape: The shape of input events.
+        out_shape: The shape of output events; by default that of the input.
+        batch_shape: The shape of the batch of operators.
+        dtype: The type of the matrix; zeros have the type of the field.
+        device: The device of the matrix.
+
+    Example:
+        >>> Zero(3, 2)(torch.ones(3))
+        tensor([0., 0.])
+    """
+
+    def __init__(
+        self,
+        in_shape: int | Sequence[int],
+        out_shape: int | Sequence[int] | None = None,
+        batch_shape: Sequence[int] = (),
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        out_shape = in_shape if out_shape is None else out_shape
+        super().__init__(in_shape, out_shape, batch_shape=batch_shape, dtype=dtype, device=device)
+        self.symmetric = self.in_shape == self.out_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nothing(x, self.in_shape, self.out_shape, self._batch)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        self._check(y, self.out_shape)
+        return nothing(y, self.out_shape, self.in_shape, self._batch)
+
+    def sample(
+        self, shape: Sequence[int] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
+        if not self.symmetric:
+            return super().sample(shape, generator)
+        size = (*shape, *self.batch_shape, *self.in_shape)
+        return torch.zeros(size, dtype=self.dtype, device=self.device)
+
+    def _transposed(self) -> Operator:
+        return Zero(
+            self.out_shape, self.in_shape, self._batch, dtype=self._dtype, device=self._device
+        )
+
+    def _mirrors(self, other: Operator) -> bool:
+        return isinstance(other, Zero)
+
+    def _diagonal(self) -> Tensor:
+        size = (*self.batch_shape, self.shape[-1])
+        return torch.zeros(size, dtype=self.dtype, device=self.device)
 
 
 @register(shape="in_shape")
@@ -242,3 +299,17 @@ def filled(scaling: Scaling, like: Diagonal) -> Tensor:
     if isinstance(scale, Tensor):
         return scale
     return torch.full((), scale, dtype=like.entries.dtype, device=like.entries.device)
+
+
+def nothing(x: Tensor, source: Size, target: Size, batch: Size) -> Tensor:
+    r"""Zeros that depend upon a field, as far as autograd is concerned.
+
+    Arguments:
+        x: The field, with shape :math:`(*, source)`.
+        source: Its event shape.
+        target: The event shape of the zeros.
+        batch: The shape of a batch that its own is broadcast with.
+    """
+    own = x.shape[: x.ndim - len(source)]
+    none = x.reshape(*own, source.numel())[..., :0].sum(-1)
+    return none.reshape(*own, *(1,) * len(target)).expand(*broadcast(own, batch), *target)

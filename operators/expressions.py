@@ -79,9 +79,7 @@ class Composition(Operator):
         return isinstance(other, Composition) and mirrored(self.factors, other.factors[::-1])
 
     def __repr__(self) -> str:
-        return " @ ".join(
-            enclosed(f) if isinstance(f, (Sum, Scaled)) else repr(f) for f in self.factors
-        )
+        return " @ ".join(map(enclosed, self.factors))
 
 
 @register
@@ -264,7 +262,7 @@ class Adjoint(Operator):
         return other is self.operator
 
     def __repr__(self) -> str:
-        return f"{self.operator!r}.T"
+        return f"{enclosed(self.operator)}.T"
 
 
 def check_chain(factors: Sequence[Operator]) -> None:
@@ -314,6 +312,16 @@ def same(c: float | Tensor, d: float | Tensor) -> bool:
     return c is d or not (isinstance(c, Tensor) or isinstance(d, Tensor) or c != d)
 
 
+def typed(operator: Operator, dtype: torch.dtype | None) -> Operator:
+    """An operator that takes the type of what it was simplified from, if it has none."""
+    return operator if dtype is None or operator._own_dtype() else operator.to(dtype)
+
+
 def enclosed(operator: Operator) -> str:
-    """The expression of an operator in parentheses."""
-    return f"({operator!r})"
+    """What prints an operator, in parentheses if it is an expression of several."""
+    text, depth = repr(operator), 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == " " and not depth:
+            return f"({text})"
+    return text

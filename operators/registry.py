@@ -227,7 +227,7 @@ class Builder:
             return self.known[key]
         if isinstance(data, Mapping):
             return {name: self.value(item) for name, item in data.items()}
-        if isinstance(data, str) and re.search(r"\bSolver\b", expected):
+        if isinstance(data, str) and re.search(r"Solver\b", expected):
             return self.value({"kind": data})
         if isinstance(data, (list, tuple)):
             if re.search(r"\bTensor\b", expected) and "Sequence" not in expected:

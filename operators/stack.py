@@ -9,6 +9,7 @@ from torch import Size, Tensor
 
 from .base import Operator, common_dtype
 from .dense import draw
+from .expressions import mirrored
 from .registry import register
 from .scatter import adjoint_sum
 from .shapes import broadcast, flatten, unflatten
@@ -60,6 +61,11 @@ class Stack(Operator):
         self._check(y, self.out_shape)
         parts = cut(y, [block.out_shape for block in self.blocks])
         return adjoint_sum(zip(self.blocks, parts, strict=True))
+
+    def _transposed(self) -> Operator:
+        from .concatenate import Concatenate
+
+        return Concatenate([block.T for block in self.blocks])
 
     def __repr__(self) -> str:
         return f"Stack([{', '.join(map(repr, self.blocks))}])"
@@ -137,6 +143,12 @@ class BlockDiagonal(Operator):
         return [block.in_shape for block in self.blocks], [
             block.out_shape for block in self.blocks
         ]
+
+    def _transposed(self) -> Operator:
+        return BlockDiagonal([block.T for block in self.blocks])
+
+    def _mirrors(self, other: Operator) -> bool:
+        return isinstance(other, BlockDiagonal) and mirrored(self.blocks, other.blocks)
 
     def __repr__(self) -> str:
         return f"BlockDiagonal([{', '.join(map(repr, self.blocks))}])"

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from appa_prob.operators import (
+    GMRES,
     BlockDiagonal,
     Coarsen,
+    Concatenate,
     Dense,
     Diagonal,
     Eigenbasis,
@@ -18,6 +20,7 @@ from appa_prob.operators import (
     Interpolate,
     Isotropic,
     Jacobian,
+    Kronecker,
     LowRankPlusDiagonal,
     Mask,
     Operator,
@@ -25,6 +28,7 @@ from appa_prob.operators import (
     Stack,
     TweedieCovariance,
     WeightedGather,
+    Zero,
 )
 from appa_prob.operators.interpolate import node_weights
 from appa_prob.operators.testing import check_operator
@@ -287,6 +291,58 @@ def tweedie(g: torch.Generator) -> Case:
         lambda x, t: (gain @ x[..., None])[..., 0], x_t, sigma, 4.0, sigma, in_shape=4
     )
     return V, sigma[:, None, None].square() / 4 * gain
+
+
+@case
+def zero(g: torch.Generator) -> Case:
+    A = Zero((2, 2), 3, (2,), dtype=torch.float64, device=g.device)
+    return A, torch.zeros(2, 3, 4, dtype=torch.float64, device=g.device)
+
+
+@case
+def concatenate(g: torch.Generator) -> Case:
+    m, M = mask(g, 5), noise(g, 2, 5, 4)
+    placed = eye(g, 5)[:, m].expand(2, -1, -1)
+    return Concatenate([Mask(m).T, Dense(M, (2, 2))]), torch.cat((placed, M), dim=-1)
+
+
+@case
+def kronecker(g: torch.Generator) -> Case:
+    M, d, N = noise(g, 3, 4), noise(g, 2), noise(g, 3, 2)
+    A = Kronecker([Dense(M, (2, 2)), Diagonal(d), Dense(N)])
+    return A, torch.kron(torch.kron(M, torch.diag(d)), N)
+
+
+@case
+def batched_kronecker(g: torch.Generator) -> Case:
+    M, N = noise(g, 3, 1, 2, 3), noise(g, 2, 2, 1)
+    pairs = torch.einsum("aij,bkl->abikjl", M[:, 0], N).reshape(3, 2, 4, 3)
+    return Kronecker([Dense(M), Dense(N)]), pairs
+
+
+@case
+def power(g: torch.Generator) -> Case:
+    M = noise(g, 2, 3, 3)
+    return Dense(M) ** 3, M @ M @ M
+
+
+@case
+def inverse(g: torch.Generator) -> Case:
+    M = noise(g, 2, 4, 4) + 4 * eye(g, 4)
+    A = Dense(M, (2, 2), (2, 2)).inverse(GMRES(rtol=1e-13, max_iterations=8))
+    return A, torch.linalg.inv(M)
+
+
+@case
+def symmetric_inverse(g: torch.Generator) -> Case:
+    V = covariance(g, 4)
+    return Dense(V, symmetric=True).inverse(), torch.linalg.inv(V)
+
+
+@case
+def pseudo_inverse(g: torch.Generator) -> Case:
+    M = noise(g, 2, 3, 2) @ noise(g, 2, 2, 4)
+    return Dense(M, (2, 2)).pseudo_inverse(), torch.linalg.pinv(M)
 
 
 HOLDS_GRAPHS = {"jacobian", "batched_jacobian", "tweedie"}

@@ -1,0 +1,143 @@
+r"""Operators that act on groups of axes independently.
+
+With :math:`A = A_1 \otimes \dots \otimes A_k` every function that has a product rule reduces to
+the factors:
+
+.. math::
+    A^T = A_1^T \otimes \dots \otimes A_k^T \qquad
+    A^{-1} = A_1^{-1} \otimes \dots \otimes A_k^{-1} \qquad
+    \log \det A = \sum_i \frac{N}{n_i} \log \det A_i
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+
+import torch
+from torch import Size, Tensor
+
+from .base import Operator, common_dtype
+from .dense import draw, root
+from .expressions import mirrored
+from .registry import register
+from .shapes import broadcast, flatten, unflatten
+
+__all__ = ["Kronecker"]
+
+# A product, and the shapes of the events that it takes and gives.
+Product = tuple[Callable[[Tensor], Tensor], Size, Size]
+
+
+@register
+class Kronecker(Operator):
+    r"""The product :math:`A_1 \otimes \dots \otimes A_k` of Kronecker, each factor acting on axes
+    of its own.
+
+    .. math:: (A x)_{i_1 \dots i_k} = \sum_{j_1 \dots j_k}
+        (A_1)_{i_1 j_1} \cdots (A_k)_{i_k j_k} \, x_{j_1 \dots j_k}
+
+    Event axes are those of the factors, one after the other. With covariances as factors it is a
+    separable covariance, for instance of levels, latitudes and longitudes.
+
+    Arguments:
+        factors: The factors, from the first axes to the last.
+
+    Raises:
+        ValueError: If there is no factor.
+        TypeError: If operators of two floating types meet.
+
+    Example:
+        >>> from appa_prob.operators import Dense, Identity
+        >>> A = Kronecker([Dense(torch.tensor([[1.0, 1.0]])), Identity(3)])
+        >>> A(torch.arange(6.0).reshape(2, 3))
+        tensor([[3., 5., 7.]])
+    """
+
+    def __init__(self, factors: Sequence[Operator]) -> None:
+        self.factors = tuple(factors)
+        if not self.factors:
+            raise ValueError("expected one or more factors, got none")
+        super().__init__(
+            sum((tuple(f.in_shape) for f in self.factors), ()),
+            sum((tuple(f.out_shape) for f in self.factors), ()),
+            batch_shape=broadcast(*(f.batch_shape for f in self.factors)),
+            symmetric=all(f.symmetric for f in self.factors),
+            dtype=common_dtype(self.factors),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._each(x, [(f.forward, f.in_shape, f.out_shape) for f in self.factors])
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        self._check(y, self.out_shape)
+        return self._each(y, [(f.adjoint, f.out_shape, f.in_shape) for f in self.factors])
+
+    def solve(self, b: Tensor) -> Tensor:
+        self._check(b, self.out_shape)
+        return self._each(b, [(f.solve, f.out_shape, f.in_shape) for f in self.factors])
+
+    def sample(
+        self, shape: Sequence[int] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
+        # The largest factor draws in its own way, the others color by a dense root.
+        sizes = [f.in_shape.numel() for f in self.factors]
+        largest = sizes.index(max(sizes))
+        others = [n for i, n in enumerate(sizes) if i != largest]
+        x = draw(self.factors[largest], self.batch_shape, (*others, *shape), generator)
+        x = flatten(x, self.factors[largest].in_shape)
+        x = x.movedim(-1, largest).movedim(tuple(range(len(sizes))), tuple(range(-len(sizes), 0)))
+        x = self._each(
+            x,
+            [
+                (_itself if i == largest else _colored(f), Size((n,)), Size((n,)))
+                for i, (f, n) in enumerate(zip(self.factors, sizes, strict=True))
+            ],
+        )
+        return x.reshape(*x.shape[: x.ndim - len(sizes)], *self.in_shape)
+
+    def logdet(self) -> Tensor:
+        n = self.in_shape.numel()
+        parts = [n // max(f.in_shape.numel(), 1) * f.logdet() for f in self.factors]
+        return sum(parts[1:], parts[0])
+
+    def _each(self, x: Tensor, products: Sequence[Product]) -> Tensor:
+        """Applies a product to each group of axes."""
+        k, axes = len(products), sum(len(source) for _, source, _ in products)
+        batch = x.shape[: x.ndim - axes]
+        x = x.reshape(*batch, *(source.numel() for _, source, _ in products))
+        # Groups that wait are in front of the batch, where factors see more batch axes: one after
+        # the other comes last, is multiplied, and goes to the front.
+        x = x.movedim(tuple(range(len(batch), x.ndim - 1)), tuple(range(k - 1)))
+        for i, (product, source, target) in enumerate(reversed(products)):
+            if i:
+                x = x.movedim(-1, 0).movedim(k - 1, -1)
+            x = flatten(product(unflatten(x, source)), target)
+        x = x.movedim(tuple(range(k - 1)), tuple(range(1 - k, 0)))
+        events = sum((tuple(target) for _, _, target in products), ())
+        return x.reshape(*x.shape[: x.ndim - k], *events)
+
+    def _transposed(self) -> Operator:
+        return Kronecker([f.T for f in self.factors])
+
+    def _mirrors(self, other: Operator) -> bool:
+        return isinstance(other, Kronecker) and mirrored(self.factors, other.factors)
+
+    def _diagonal(self) -> Tensor:
+        if any(f.in_shape.numel() != f.out_shape.numel() for f in self.factors):
+            return super()._diagonal()
+        first, *others = (f._diagonal() for f in self.factors)
+        return reduce(lambda a, b: (a[..., :, None] * b[..., None, :]).flatten(-2), others, first)
+
+    def __repr__(self) -> str:
+        return f"Kronecker([{', '.join(map(repr, self.factors))}])"
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
+
+
+def _colored(factor: Operator) -> Callable[[Tensor], Tensor]:
+    """The product of white noise with a root of a covariance."""
+    L = root(factor, "sample")
+    return lambda z: (L @ z[..., None])[..., 0]
