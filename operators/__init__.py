@@ -24,6 +24,7 @@ from .direct import Direct
 from .eigenbasis import Eigenbasis
 from .elementary import Diagonal, Identity, Isotropic, Scaling, Zero
 from .expressions import Adjoint, Composition, Scaled, Sum
+from .fields import Fields, Restrict
 from .gmres import GMRES
 from .innovation import InnovationCovariance
 from .interpolate import Interpolate
@@ -67,6 +68,7 @@ __all__ = [
     "Diagonal",
     "Direct",
     "Eigenbasis",
+    "Fields",
     "Gather",
     "Identity",
     "InnovationCovariance",
@@ -86,6 +88,7 @@ __all__ = [
     "Power",
     "Preconditioner",
     "PseudoInverse",
+    "Restrict",
     "Scaled",
     "Scaling",
     "Solution",

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .shapes import flatten, unflatten
+from .shapes import broadcast, flatten, unflatten
 
 if TYPE_CHECKING:
     from .base import Operator
 
-__all__ = ["adjoint_sum", "index_add", "transformed", "zeros"]
+__all__ = ["adjoint_sum", "index_add", "paired", "transformed", "zeros"]
 
 LARGE = 2**24  # bytes; below, the allocator reuses memory, and writing zeros is as fast
 
@@ -70,10 +70,27 @@ def index_add(x: Tensor, y: Tensor, indices: Tensor, event: Sequence[int]) -> Te
         tensor([[0., 0.],
                 [0., 2.]])
     """
-    flat = flatten(x, event)
-    if y.shape[:-1] != flat.shape[:-1]:
-        y = y.expand(*flat.shape[:-1], y.shape[-1])
+    flat, y = paired(flatten(x, event), y)
     return unflatten(flat.index_add_(-1, indices, y), event)
+
+
+def paired(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Vectors that are written to and vectors to write, with one batch.
+
+    Arguments:
+        x: The vectors to write to, with shape :math:`(*, n)`; copied if their batch grows.
+        y: What is written, with shape :math:`(*, m)`.
+
+    Example:
+        >>> x, y = paired(torch.zeros(2), torch.ones(3, 1))
+        >>> x.shape, y.shape
+        (torch.Size([3, 2]), torch.Size([3, 1]))
+    """
+    if x.shape[:-1] == y.shape[:-1]:
+        return x, y
+    batch = broadcast(x.shape[:-1], y.shape[:-1])
+    grown = x if x.shape[:-1] == batch else x.expand(*batch, x.shape[-1]).clone()
+    return grown, y.expand(*batch, y.shape[-1])
 
 
 def adjoint_sum(terms: Iterable[tuple[Operator, Tensor]]) -> Tensor:

@@ -21,7 +21,8 @@ from torch import Tensor
 from .base import Operator, common_dtype
 from .concatenate import Concatenate
 from .elementary import Diagonal, Identity, Isotropic, Scaling, Zero, filled
-from .expressions import Adjoint, Scaled
+from .expressions import Adjoint, Scaled, typed
+from .fields import Restrict
 from .inverse import Inverse
 from .kronecker import Kronecker
 from .power import Power
@@ -66,20 +67,35 @@ def merge_product(left: Operator, right: Operator) -> Operator | None:
         return Power(base, m + n) if base is other else None
     if isinstance(left, Diagonal) and isinstance(right, Diagonal):
         return Diagonal(left.entries * right.entries, len(left.in_shape))
-    if isinstance(right, (Gather, Mask)):
-        inner = right.indices.reshape(-1)
-        if isinstance(left, (Gather, Mask)):
-            gather = Gather(inner[left.indices], right.in_shape)
-            gather._dtype = left._own_dtype() or right._own_dtype()
-            return gather
+    if isinstance(left, (Gather, Mask, WeightedGather)) and isinstance(
+        right, (Gather, Mask, Restrict)
+    ):
+        indices = (
+            left.indices + right.start
+            if isinstance(right, Restrict)
+            else right.indices.reshape(-1)[left.indices]
+        )
         if isinstance(left, WeightedGather):
-            return WeightedGather(inner[left.indices], left.weights, right.in_shape)
+            return WeightedGather(indices, left.weights, right.in_shape)
+        return typed(Gather(indices, right.in_shape), common_dtype((left, right)))
+    if isinstance(left, Restrict) and isinstance(right, Adjoint):
+        return between_fields(left, right)
     if isinstance(left, Mask) and right.T is left:
         return Identity(left.out_shape, dtype=left._own_dtype(), device=left.device)
     if isinstance(left, Adjoint) and isinstance(right, Adjoint):
         merged = merge_product(right.operator, left.operator)
         return None if merged is None else merged.T
     return merge_parts(left, right)
+
+
+def between_fields(left: Restrict, right: Adjoint) -> Operator | None:
+    """The product of a restriction with the adjoint of another one of the same layout."""
+    other = right.operator
+    if not isinstance(other, Restrict) or left.fields.shapes != other.fields.shapes:
+        return None
+    if left.name != other.name:
+        return absorbed(right, left)
+    return Identity(left.out_shape, dtype=common_dtype((left, other)), device=left.device)
 
 
 def merge_parts(left: Operator, right: Operator) -> Operator | None:

@@ -24,6 +24,7 @@ from appa_prob.operators import (
     LowRankPlusDiagonal,
     Mask,
     Operator,
+    Restrict,
     Scaling,
     Stack,
     TweedieCovariance,
@@ -318,6 +319,12 @@ def batched_kronecker(g: torch.Generator) -> Case:
     M, N = noise(g, 3, 1, 2, 3), noise(g, 2, 2, 1)
     pairs = torch.einsum("aij,bkl->abikjl", M[:, 0], N).reshape(3, 2, 4, 3)
     return Kronecker([Dense(M), Dense(N)]), pairs
+
+
+@case
+def restrict(g: torch.Generator) -> Case:
+    A = Restrict({"t": (2, 2), "p": 3, "q": ()}, "p").to(torch.float64).to(g.device)
+    return A, eye(g, 8)[4:7]
 
 
 @case
