@@ -15,6 +15,7 @@ Example:
 if __name__ != "appa_prob.operators":
     raise ImportError("Import this package as `appa_prob.operators`.")
 
+from .axis import AxisGather
 from .base import Map, Operator
 from .cg import CG
 from .cholesky import Cholesky
@@ -25,6 +26,7 @@ from .eigenbasis import Eigenbasis
 from .elementary import Diagonal, Identity, Isotropic, Scaling, Zero
 from .expressions import Adjoint, Composition, Scaled, Sum
 from .fields import Fields, Restrict
+from .function import LinearFunction
 from .gmres import GMRES
 from .innovation import InnovationCovariance
 from .interpolate import Interpolate
@@ -37,17 +39,22 @@ from .lsmr import LSMR
 from .lsqr import LSQR
 from .matrices import Dense
 from .minres import MINRES
+from .mix import Mix
 from .nonlinear import Nonlinear
 from .nystrom import Nystrom
+from .pad import Pad
 from .pivoted import PivotedCholesky
 from .power import Power
 from .preconditioner import Preconditioner
 from .pseudo_inverse import PseudoInverse
 from .registry import build, register
+from .reorder import Permute, Reshape
 from .selection import Gather, Mask
+from .slices import Slice
 from .solution import ConvergenceWarning, Solution, Solver
 from .stack import BlockDiagonal, Stack
 from .surrogate import Surrogate
+from .temporal import TimeInterpolate, TimeWindow
 from .tweedie import TweedieCovariance
 from .weighted import WeightedGather
 
@@ -58,6 +65,7 @@ __all__ = [
     "LSQR",
     "MINRES",
     "Adjoint",
+    "AxisGather",
     "BlockDiagonal",
     "Cholesky",
     "Coarsen",
@@ -78,24 +86,32 @@ __all__ = [
     "Jacobi",
     "Jacobian",
     "Kronecker",
+    "LinearFunction",
     "LowRankPlusDiagonal",
     "Map",
     "Mask",
+    "Mix",
     "Nonlinear",
     "Nystrom",
     "Operator",
+    "Pad",
+    "Permute",
     "PivotedCholesky",
     "Power",
     "Preconditioner",
     "PseudoInverse",
+    "Reshape",
     "Restrict",
     "Scaled",
     "Scaling",
+    "Slice",
     "Solution",
     "Solver",
     "Stack",
     "Sum",
     "Surrogate",
+    "TimeInterpolate",
+    "TimeWindow",
     "TweedieCovariance",
     "WeightedGather",
     "Zero",

@@ -179,6 +179,10 @@ class Restrict(Operator):
         super().__init__(self.fields.shape, self.fields.shapes[name])
         self.start = self.fields.ends[name] - self.out_shape.numel()
 
+    def source(self, indices: Tensor) -> Tensor:
+        """The flat indices of inputs that flat indices of outputs select."""
+        return indices + self.start
+
     def forward(self, x: Tensor) -> Tensor:
         return unflatten(x.narrow(-1, self.start, self.out_shape.numel()), self.out_shape)
 

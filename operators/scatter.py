@@ -74,23 +74,25 @@ def index_add(x: Tensor, y: Tensor, indices: Tensor, event: Sequence[int]) -> Te
     return unflatten(flat.index_add_(-1, indices, y), event)
 
 
-def paired(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Vectors that are written to and vectors to write, with one batch.
+def paired(x: Tensor, y: Tensor, ndim: int = 1) -> tuple[Tensor, Tensor]:
+    r"""Fields that are written to and fields to write, with one batch.
 
     Arguments:
-        x: The vectors to write to, with shape :math:`(*, n)`; copied if their batch grows.
-        y: What is written, with shape :math:`(*, m)`.
+        x: The fields to write to; copied if their batch grows.
+        y: What is written.
+        ndim: The number of event axes.
 
     Example:
         >>> x, y = paired(torch.zeros(2), torch.ones(3, 1))
         >>> x.shape, y.shape
         (torch.Size([3, 2]), torch.Size([3, 1]))
     """
-    if x.shape[:-1] == y.shape[:-1]:
+    own, other = x.shape[: x.ndim - ndim], y.shape[: y.ndim - ndim]
+    if own == other:
         return x, y
-    batch = broadcast(x.shape[:-1], y.shape[:-1])
-    grown = x if x.shape[:-1] == batch else x.expand(*batch, x.shape[-1]).clone()
-    return grown, y.expand(*batch, y.shape[-1])
+    batch = broadcast(own, other)
+    grown = x if own == batch else x.expand(*batch, *x.shape[x.ndim - ndim :]).clone()
+    return grown, y.expand(*batch, *y.shape[y.ndim - ndim :])
 
 
 def adjoint_sum(terms: Iterable[tuple[Operator, Tensor]]) -> Tensor:

@@ -52,6 +52,10 @@ class Mask(Operator):
         flat = torch.zeros(self.in_shape.numel(), dtype=torch.bool, device=self.indices.device)
         return flat.index_fill(0, self.indices, True).reshape(self.in_shape)
 
+    def source(self, indices: Tensor) -> Tensor:
+        """The flat indices of inputs that flat indices of outputs select."""
+        return self.indices[indices]
+
     def forward(self, x: Tensor) -> Tensor:
         return pick(x, self.indices, self.in_shape)
 
@@ -95,6 +99,10 @@ class Gather(Operator):
     def __init__(self, indices: Tensor, in_shape: int | Sequence[int]) -> None:
         self.indices = flat_indices(indices, as_size(in_shape))
         super().__init__(in_shape, indices.shape)
+
+    def source(self, indices: Tensor) -> Tensor:
+        """The flat indices of inputs that flat indices of outputs select."""
+        return self.indices.reshape(-1)[indices]
 
     def forward(self, x: Tensor) -> Tensor:
         return unflatten(pick(x, self.indices.reshape(-1), self.in_shape), self.out_shape)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Size, Tensor
 
-__all__ = ["as_size", "broadcast", "flatten", "over", "unflatten"]
+__all__ = ["as_axis", "as_size", "broadcast", "flatten", "over", "unflatten"]
 
 
 def as_size(shape: int | Sequence[int]) -> Size:
@@ -27,6 +27,25 @@ def as_size(shape: int | Sequence[int]) -> Size:
     if any(n < 0 for n in size):
         raise ValueError(f"expected an event shape of lengths >= 0, got {tuple(size)}")
     return size
+
+
+def as_axis(axis: int, event: Sequence[int]) -> int:
+    r"""The number of an event axis, counted from the end, so that batch axes don't shift it.
+
+    Arguments:
+        axis: The number, from 0 for the first event axis on, or negative from the last one.
+        event: The event shape.
+
+    Raises:
+        ValueError: If there is no such axis.
+
+    Example:
+        >>> as_axis(0, (3, 4, 5)), as_axis(-1, (3, 4, 5))
+        (-3, -1)
+    """
+    if not -len(event) <= axis < len(event):
+        raise ValueError(f"expected an axis of events of shape {tuple(event)}, got {axis}")
+    return axis if axis < 0 else axis - len(event)
 
 
 def broadcast(*shapes: Sequence[int]) -> Size:

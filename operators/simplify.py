@@ -26,8 +26,10 @@ from .fields import Restrict
 from .inverse import Inverse
 from .kronecker import Kronecker
 from .power import Power
+from .reorder import Permute, Reshape
 from .selection import Gather, Mask
 from .shapes import broadcast, over
+from .slices import Slice
 from .stack import BlockDiagonal, Stack
 from .weighted import WeightedGather
 
@@ -68,13 +70,9 @@ def merge_product(left: Operator, right: Operator) -> Operator | None:
     if isinstance(left, Diagonal) and isinstance(right, Diagonal):
         return Diagonal(left.entries * right.entries, len(left.in_shape))
     if isinstance(left, (Gather, Mask, WeightedGather)) and isinstance(
-        right, (Gather, Mask, Restrict)
+        right, (Gather, Mask, Restrict, Slice, Reshape, Permute)
     ):
-        indices = (
-            left.indices + right.start
-            if isinstance(right, Restrict)
-            else right.indices.reshape(-1)[left.indices]
-        )
+        indices = right.source(left.indices)
         if isinstance(left, WeightedGather):
             return WeightedGather(indices, left.weights, right.in_shape)
         return typed(Gather(indices, right.in_shape), common_dtype((left, right)))

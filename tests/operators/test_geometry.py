@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from appa_prob.operators import Coarsen, Interpolate
+from appa_prob.operators import Coarsen, Interpolate, build
 from appa_prob.operators.interpolate import Method
 
 F64 = torch.float64
@@ -239,13 +239,64 @@ def test_elements_without_weight_do_not_count() -> None:
     assert float(y) == 3.0
 
 
-def test_factors_that_do_not_tile_are_refused() -> None:
-    with pytest.raises(ValueError, match="tile the last two axes"):
-        Coarsen(3, (4, 6))
-    with pytest.raises(ValueError, match="positive factors"):
-        Coarsen(0, (4, 6))
+@pytest.mark.parametrize("factor", [(2, 3), (3, 4), (2.5, 1), (1.7, 3.2), (10, 10)])
+def test_blocks_of_any_size_are_means_over_the_area_that_they_cover(
+    factor: tuple[float, float],
+) -> None:
+    """On cells of constant value, split into a hundred parts each way."""
+    weights, x = torch.rand(4, 6, dtype=F64) + 0.1, torch.randn(5, 4, 6, dtype=F64)
+
+    def fine(field: Tensor) -> Tensor:
+        return field.repeat_interleave(100, -2).repeat_interleave(100, -1)
+
+    y = Coarsen(factor, (5, 4, 6), weights)(x)
+    rows, columns = (round(100 * f) for f in factor)
+    assert y.shape == (5, math.ceil(400 / rows), math.ceil(600 / columns))
+    for i in range(y.shape[-2]):
+        for j in range(y.shape[-1]):
+            block = (
+                ...,
+                slice(i * rows, (i + 1) * rows),
+                slice(j * columns, (j + 1) * columns),
+            )
+            total = fine(weights)[block].sum()
+            expected = (fine(weights * x)[block]).sum((-2, -1)) / total
+            torch.testing.assert_close(y[:, i, j], expected)
+
+
+@pytest.mark.parametrize("factor", [2, (3, 4)])
+def test_latitudes_weigh_rows_by_the_area_of_their_cells(factor: int | tuple[int, int]) -> None:
+    """The mean over the globe of a block mean, by area, is that of the field."""
+    latitude, x = LATITUDE, torch.randn(6, 8, dtype=F64)
+    y = Coarsen(factor, (6, 8), latitude=latitude)(x)
+    edges = torch.cat((-number(90.0), (latitude[1:] + latitude[:-1]) / 2, number(90.0)))
+    areas = edges.deg2rad().sin().diff()[:, None]
+    blocks = Coarsen(factor, (6, 8))(areas.expand(6, 8))
+    torch.testing.assert_close(
+        (y * blocks).sum() / blocks.sum(), (x * areas).mean() / areas.mean()
+    )
+    copy = build(Coarsen(factor, (6, 8), areas, latitude).spec())
+    torch.testing.assert_close(copy(x), Coarsen(factor, (6, 8), areas**2)(x))
+
+
+@pytest.mark.parametrize("factor", [2, (3, 4), (1.5, 2)])
+@pytest.mark.parametrize("rows_only", [False, True])
+def test_coarsening_is_differentiable_in_its_weights(
+    factor: float | tuple[float, float], rows_only: bool
+) -> None:
+    x = torch.randn(4, 6, dtype=F64)
+    w = (torch.rand(4, 1 if rows_only else 6, dtype=F64) + 0.5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda w: Coarsen(factor, (4, 6), w)(x), w)
+
+
+def test_wrong_factors_are_refused() -> None:
+    for factor in (0, 0.5, (2, 0.9), (1, 2, 3), math.nan):
+        with pytest.raises(ValueError, match="positive factors, at least 1"):
+            Coarsen(factor, (4, 6))
     with pytest.raises(ValueError, match="two or more axes"):
         Coarsen(2, (4,))
+    with pytest.raises(ValueError, match="expected 4 latitudes"):
+        Coarsen(2, (4, 6), latitude=LATITUDE)
 
 
 def test_weights_that_make_no_means_are_refused() -> None:

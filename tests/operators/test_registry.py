@@ -28,7 +28,7 @@ from appa_prob.operators.registry import describe, registered
 
 F64 = torch.float64
 # Operators that data can't describe: they hold functions, and the graphs of these.
-WITHOUT_DATA = {"Jacobian", "Operator", "TweedieCovariance"}
+WITHOUT_DATA = {"LinearFunction", "Jacobian", "Operator", "TweedieCovariance"}
 
 
 def noise(*shape: int) -> Tensor:
