@@ -9,7 +9,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from appa_prob.samplers import GaussianDenoiser, PreconditionedDenoiser, VESchedule, denoising_loss
+from appa_prob.samplers import (
+    GaussianDenoiser,
+    LogNormalTimes,
+    PreconditionedDenoiser,
+    VESchedule,
+    denoising_loss,
+)
 
 from .autoencoder import Autoencoder
 from .errors import UserError
@@ -131,14 +137,15 @@ def train_denoiser(
     covariance = TrajectoryCovariance.fit(train, config.window)
     module = build_denoiser(config, covariance)
     steps = torch.arange(config.window)
+    times = LogNormalTimes(module.schedule, config.noise.median, config.noise.spread)
 
     def objective(model: nn.Module, indices: Tensor, generator: torch.Generator) -> Tensor:
         assert isinstance(model, PreconditionedDenoiser)
         places = indices.unsqueeze(-1) + steps
-        sigma = _noise_levels(len(indices), config.noise, generator)
+        t = times(len(indices), generator)
         x = train[places]
         eps = torch.randn(x.shape, generator=generator)
-        return denoising_loss(model, x, model.schedule.time(sigma), eps, date=train_dates[places])
+        return denoising_loss(model, x, t, eps, date=train_dates[places])
 
     def validate(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, PreconditionedDenoiser)
@@ -204,11 +211,3 @@ def _validation_losses(
             losses.append(denoising_loss(model, x, t, eps, date=dates[part]) * len(x))
         figures[f"loss_{sigma:g}"] = float(sum(losses)) / len(starts)
     return figures
-
-
-def _noise_levels(count: int, noise: NoiseConfig, generator: torch.Generator) -> Tensor:
-    # One level in each of `count` strata of equal probability.
-    uniform = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    normal = torch.special.ndtri(uniform.clamp(1e-4, 1 - 1e-4))
-    sigma = noise.median * torch.exp(noise.spread * normal)
-    return sigma.clamp(noise.sigma_min, noise.sigma_max)

@@ -19,6 +19,7 @@ if __name__ != "appa_prob.samplers":
 
 from .adams_bashforth import AdamsBashforth
 from .adaptive_ode import AdaptiveODE
+from .classifier_free import ClassifierFree, leave_out
 from .ddim import DDIM, DDPM
 from .denoiser import Denoiser
 from .diffpir import DiffPIR
@@ -42,6 +43,13 @@ from .loss import denoising_loss
 from .mixture import Mixture
 from .mixture_denoiser import MixtureDenoiser
 from .mmps import MMPS
+from .network_denoiser import (
+    CleanPrediction,
+    FlowPrediction,
+    NoisePrediction,
+    ScorePrediction,
+    VPrediction,
+)
 from .pigdm import PiGDM
 from .preconditioned import PreconditionedDenoiser
 from .predictor_corrector import PredictorCorrector
@@ -49,8 +57,10 @@ from .schedule import RectifiedSchedule, Schedule, VESchedule, VPSchedule
 from .sda import SDA
 from .state import State
 from .stochastic_heun import StochasticHeun
+from .time_law import LogitNormalTimes, LogNormalTimes, LogUniformTimes, UniformTimes
 from .times import karras_times, ratio_times
 from .tmpd import TMPD
+from .weighting import EDMWeight, MinSNRWeight, SNRWeight
 from .windowed import WindowedDenoiser
 
 __all__ = [
@@ -63,6 +73,8 @@ __all__ = [
     "TMPD",
     "AdamsBashforth",
     "AdaptiveODE",
+    "ClassifierFree",
+    "CleanPrediction",
     "ConditionalCovariance",
     "Conditioning",
     "DPMSolver",
@@ -70,8 +82,10 @@ __all__ = [
     "Denoiser",
     "DiffPIR",
     "EDMSchedule",
+    "EDMWeight",
     "Euler",
     "EulerMaruyama",
+    "FlowPrediction",
     "Gaussian",
     "GaussianDenoiser",
     "GaussianLikelihood",
@@ -81,20 +95,30 @@ __all__ = [
     "Likelihood",
     "LinearVPSchedule",
     "LogLogitSchedule",
+    "LogNormalTimes",
+    "LogUniformTimes",
+    "LogitNormalTimes",
+    "MinSNRWeight",
     "Mixture",
     "MixtureDenoiser",
+    "NoisePrediction",
     "PiGDM",
     "PreconditionedDenoiser",
     "PredictorCorrector",
     "RectifiedSchedule",
+    "SNRWeight",
     "Schedule",
+    "ScorePrediction",
     "State",
     "StochasticHeun",
+    "UniformTimes",
     "VESchedule",
     "VPSchedule",
+    "VPrediction",
     "WindowedDenoiser",
     "denoising_loss",
     "flow_log_prob",
     "karras_times",
+    "leave_out",
     "ratio_times",
 ]

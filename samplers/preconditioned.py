@@ -9,6 +9,7 @@ from appa_prob.operators import Isotropic
 
 from .denoiser import Denoiser, over
 from .gaussian_denoiser import GaussianDenoiser
+from .network_denoiser import call
 from .schedule import Schedule
 
 __all__ = ["PreconditionedDenoiser"]
@@ -86,12 +87,7 @@ class PreconditionedDenoiser(Denoiser):
             rest = (x_t / over(alpha, self.event_shape) - g) / residual
             c_noise = torch.log(sigma / alpha) / 4
         field = torch.cat((rest, g), dim=self.channels) if self.informed else rest
-        if self.precision is None:
-            correction: Tensor = self.network(field, c_noise, **context)
-        else:
-            with torch.autocast(x_t.device.type, self.precision):
-                correction = self.network(field, c_noise, **context)
-        return g + error * correction.to(g.dtype)
+        return g + error * call(self.network, self.precision, field, c_noise, **context)
 
     def weight(self, t: Tensor) -> Tensor:
         r"""The weight :math:`1 / c_\mathrm{out}^2` of the loss, with the shape of :math:`t`."""

@@ -12,8 +12,6 @@ from appa_prob.statistics import Statistics
 from appa_prob.train_autoencoder import Period, StandardisedStates, standardise_latents
 from appa_prob.train_denoiser import (
     DenoiserConfig,
-    NoiseConfig,
-    _noise_levels,
     build_denoiser,
     load_autoencoder,
     train_denoiser,
@@ -52,17 +50,6 @@ def test_denoiser_is_that_of_the_gaussian_at_first() -> None:
     ]
     mean = denoiser(x, t, date=torch.randn(3, 2))
     assert torch.allclose(mean.flatten(1), torch.stack(expected), atol=1e-4)
-
-
-def test_noise_levels_follow_their_law_one_a_stratum() -> None:
-    noise = NoiseConfig(median=0.4, spread=1.3)
-    sigma = _noise_levels(1000, noise, torch.Generator().manual_seed(0))
-    uniform = torch.special.ndtr((sigma / 0.4).log() / 1.3)
-    assert sigma[0] == noise.sigma_min  # which lies in the third stratum
-    assert ((uniform * 1000 - torch.arange(1000) - 0.5)[3:].abs() < 0.501).all()
-    narrow = NoiseConfig(median=1.0, spread=9.0, sigma_min=0.5, sigma_max=2.0)
-    sigma = _noise_levels(100, narrow, torch.Generator().manual_seed(0))
-    assert sigma.min() == 0.5 and sigma.max() == 2.0
 
 
 def test_autoencoder_and_statistics_come_back(tiny_model: Path, world: Path) -> None:

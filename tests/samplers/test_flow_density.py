@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from appa_prob.operators import Dense, Isotropic
 from appa_prob.samplers import (
@@ -63,9 +64,14 @@ def test_hutchinson_is_unbiased_and_reproducible() -> None:
     assert torch.equal(one, estimate(0, 1)) and not torch.equal(one, estimate(1, 1))
 
 
+class Zero(nn.Module):
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
 def test_networks_have_a_density_in_single_precision() -> None:
     """A network that corrects nothing leaves the density of its Gaussian prior."""
-    d = PreconditionedDenoiser(lambda x, c: 0 * x, VESchedule(1e-3, 1e3), (2, 2), channels=-2)  # type: ignore[arg-type]
+    d = PreconditionedDenoiser(Zero(), VESchedule(1e-3, 1e3), (2, 2), channels=-2)
     x = torch.randn(3, 2, 2)
     found = flow_log_prob(d, x, rtol=1e-4, atol=1e-4)
     expected = -0.5 * (x.square().sum((1, 2)) + 4 * math.log(2 * math.pi))
