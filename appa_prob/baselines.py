@@ -10,11 +10,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from appa_prob.operators import Cholesky
+from appa_prob.operators import Cholesky, Operator
 from appa_prob.samplers import Gaussian, GaussianLikelihood
 
 from .appa import Appa
-from .eof_prior import EofCovariance, fit_eofs, load_eofs, save_eofs
+from .eof_prior import fit_eofs, load_eofs, save_eofs
 from .files import refuse_existing
 from .train_autoencoder import Period, StandardisedStates
 
@@ -67,7 +67,7 @@ def train_eofs(config: EofConfig, output: Path, *, overwrite: bool = False) -> N
     save_eofs(output, factor, appa.grid, degree=config.degree, length=config.length)
 
 
-def shipped_eofs(appa: Appa, path: Path | None = None) -> EofCovariance:
+def shipped_eofs(appa: Appa, path: Path | None = None) -> Operator:
     r"""The covariance of optimal interpolation for a model.
 
     Arguments:
@@ -91,7 +91,7 @@ def climatology(appa: Appa, times: NDArray[np.datetime64]) -> tuple[Tensor, Tens
 
 def optimal_interpolation(
     appa: Appa,
-    covariance: EofCovariance,
+    covariance: Operator,
     observations: Observations,
     times: NDArray[np.datetime64],
     state: int,

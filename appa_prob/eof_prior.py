@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from appa_prob.operators import Operator, WeightedGather
-from appa_prob.operators.shapes import unflatten
+from appa_prob.operators import Dense, Ensemble, LowRankPlusDiagonal, gaspari_cohn
 
 from .errors import UserError
 from .files import load_tensors, save_tensors
@@ -31,30 +30,11 @@ from .harmonics import Harmonics
 if TYPE_CHECKING:
     from .grid import Grid
 
-__all__ = ["EofCovariance", "fit_eofs", "gaspari_cohn", "load_eofs", "localisation", "save_eofs"]
+__all__ = ["fit_eofs", "load_eofs", "localisation", "save_eofs"]
 
 
-def gaspari_cohn(distance: Tensor, length: float) -> Tensor:
-    r"""The correlation function of Gaspari and Cohn (1999, equation 4.10), zero beyond
-    :math:`2 \ell`.
-
-    Arguments:
-        distance: Distances, with any shape, in the unit of `length`.
-        length: The length scale :math:`\ell`.
-
-    Example:
-        >>> gaspari_cohn(torch.tensor([0.0, 1.0, 2.0]), 1.0).round(decimals=4)
-        tensor([1.0000, 0.2083, 0.0000])
-    """
-    r = (distance / length).clamp(max=2.0)
-    near = 1 + r**2 * (-5 / 3 + r * (5 / 8 + r * (1 / 2 - r / 4)))
-    far = 4 - 5 * r + r**2 * (5 / 3 + r * (5 / 8 + r * (-1 / 2 + r / 12)))
-    far = far - 2 / (3 * r.clamp(min=1.0))
-    return torch.where(r <= 1, near, far).clamp(min=0.0)
-
-
-def localisation(grid: Grid, length: float) -> Tensor:
-    r"""The correlations :math:`\rho` between all points of a grid, with shape :math:`(HW, HW)`.
+def localisation(grid: Grid, length: float) -> Dense:
+    r"""The correlations :math:`\rho` between all points of a grid, of shape :math:`(H, W)`.
 
     Arguments:
         grid: The grid.
@@ -63,7 +43,8 @@ def localisation(grid: Grid, length: float) -> Tensor:
     latitude = np.repeat(grid.latitude, len(grid.longitude))
     longitude = np.tile(grid.longitude, len(grid.latitude))
     distance = great_circle(latitude[:, None], longitude[:, None], latitude, longitude)
-    return gaspari_cohn(torch.as_tensor(distance, dtype=torch.float32), length)
+    rho = gaspari_cohn(torch.as_tensor(distance, dtype=torch.float32), length)
+    return Dense(rho, (len(grid.latitude), len(grid.longitude)), symmetric=True)
 
 
 def fit_eofs(anomalies: Tensor, rows: Tensor, rank: int, seed: int = 0) -> Tensor:
@@ -91,78 +72,6 @@ def fit_eofs(anomalies: Tensor, rows: Tensor, rank: int, seed: int = 0) -> Tenso
     return factor.reshape(-1, *anomalies.shape[1:]) / weights
 
 
-class EofCovariance(Operator):
-    r"""The covariance :math:`V = \rho \circ (F^T F) + \mathrm{diag}(d)` of the anomalies of a
-    state.
-
-    Arguments:
-        factor: The EOFs :math:`F`, with shape :math:`(r, C, H, W)`.
-        diagonal: The variances :math:`d`, with shape :math:`(C, H, W)`.
-        correlation: The correlations :math:`\rho` between places, with shape :math:`(HW, HW)`, or
-            None for no localisation.
-
-    Example:
-        >>> V = EofCovariance(torch.ones(1, 1, 2, 2), torch.ones(1, 2, 2))
-        >>> V(torch.ones(1, 2, 2))
-        tensor([[[5., 5.],
-                 [5., 5.]]])
-    """
-
-    symmetric = True
-
-    def __init__(
-        self, factor: Tensor, diagonal: Tensor, correlation: Tensor | None = None
-    ) -> None:
-        super().__init__(diagonal.shape, diagonal.shape)
-        self.factor, self.variances, self.correlation = factor, diagonal, correlation
-
-    def forward(self, x: Tensor) -> Tensor:
-        terms = self.factor * x.unsqueeze(-4)
-        if self.correlation is None:
-            terms = terms.sum((-3, -2, -1), keepdim=True)
-        else:
-            flat = terms.sum(-3).flatten(-2) @ self.correlation
-            terms = unflatten(flat, self.in_shape[-2:]).unsqueeze(-3)
-        return (self.factor * terms).sum(-4) + self.variances * x
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        self._check(y, self.out_shape)
-        return self.forward(y)
-
-    def rows(self, indices: Tensor) -> Tensor:
-        r"""Rows of the matrix, at the cost of one matrix product.
-
-        Arguments:
-            indices: The indices of the rows among the flattened points, with shape :math:`(n)`.
-
-        Returns:
-            The rows, with shape :math:`(n, C, H, W)`.
-        """
-        flat = self.factor.flatten(1)
-        product = flat[:, indices].T @ flat
-        if self.correlation is not None:
-            cells = self.correlation.shape[0]
-            product = unflatten(product, (len(flat[0]) // cells, cells))
-            product.mul_(self.correlation[indices % cells].unsqueeze(-2))
-            product = product.flatten(-2)
-        product[torch.arange(len(indices)), indices] += self.variances.flatten()[indices]
-        return unflatten(product, self.in_shape)
-
-    def cross(self, H: Operator) -> Tensor:
-        if not isinstance(H, WeightedGather):
-            return super().cross(H)
-        rows = self.factor.new_empty(len(H.indices), *self.in_shape)
-        for start in range(0, len(rows), 512):
-            part = slice(start, start + 512)
-            corners = zip(H.indices[part].T, H.weights[part].T, strict=True)
-            terms = (w.reshape(-1, 1, 1, 1) * self.rows(i) for i, w in corners)
-            rows[part] = sum(terms)
-        return rows
-
-    def _diagonal(self) -> Tensor:
-        return (self.factor.square().sum(0) + self.variances).flatten()
-
-
 def save_eofs(
     path: Path, factor: Tensor, grid: Grid, *, degree: int, length: float | None
 ) -> None:
@@ -182,7 +91,7 @@ def save_eofs(
     save_tensors(path, {"coefficients": packed, "scale": scale}, metadata)
 
 
-def load_eofs(path: Path, grid: Grid, variability: Tensor) -> EofCovariance:
+def load_eofs(path: Path, grid: Grid, variability: Tensor) -> Ensemble | LowRankPlusDiagonal:
     r"""Reads what :func:`save_eofs` wrote.
 
     Arguments:
@@ -206,5 +115,6 @@ def load_eofs(path: Path, grid: Grid, variability: Tensor) -> EofCovariance:
     factor = Harmonics(grid, degree).synthesis(coefficients)
     variance = variability.square()
     rest = torch.maximum(variance - factor.square().sum(0), 0.01 * variance)
-    correlation = None if length is None else localisation(grid, length)
-    return EofCovariance(factor, rest, correlation)
+    if length is None:
+        return LowRankPlusDiagonal(factor, rest)
+    return Ensemble(factor, rest, localisation(grid, length))

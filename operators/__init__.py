@@ -24,19 +24,25 @@ from .concatenate import Concatenate
 from .direct import Direct
 from .eigenbasis import Eigenbasis
 from .elementary import Diagonal, Identity, Isotropic, Scaling, Zero
+from .ensemble import Ensemble
 from .expressions import Adjoint, Composition, Scaled, Sum
+from .factored import Factored
 from .fields import Fields, Restrict
 from .function import LinearFunction
 from .gmres import GMRES
+from .hartley import Hartley
 from .innovation import InnovationCovariance
 from .interpolate import Interpolate
 from .inverse import Inverse
 from .jacobi import Jacobi
 from .jacobian import Jacobian
+from .kernel import KernelCovariance
 from .kronecker import Kronecker
+from .localisation import gaspari_cohn
 from .lowrank import LowRankPlusDiagonal
 from .lsmr import LSMR
 from .lsqr import LSQR
+from .matern import SphereMatern, unit_vectors
 from .matrices import Dense
 from .minres import MINRES
 from .mix import Mix
@@ -53,6 +59,7 @@ from .selection import Gather, Mask
 from .slices import Slice
 from .solution import ConvergenceWarning, Solution, Solver
 from .stack import BlockDiagonal, Stack
+from .stationary import Stationary
 from .surrogate import Surrogate
 from .temporal import TimeInterpolate, TimeWindow
 from .tweedie import TweedieCovariance
@@ -76,8 +83,11 @@ __all__ = [
     "Diagonal",
     "Direct",
     "Eigenbasis",
+    "Ensemble",
+    "Factored",
     "Fields",
     "Gather",
+    "Hartley",
     "Identity",
     "InnovationCovariance",
     "Interpolate",
@@ -85,6 +95,7 @@ __all__ = [
     "Isotropic",
     "Jacobi",
     "Jacobian",
+    "KernelCovariance",
     "Kronecker",
     "LinearFunction",
     "LowRankPlusDiagonal",
@@ -107,7 +118,9 @@ __all__ = [
     "Slice",
     "Solution",
     "Solver",
+    "SphereMatern",
     "Stack",
+    "Stationary",
     "Sum",
     "Surrogate",
     "TimeInterpolate",
@@ -116,5 +129,7 @@ __all__ = [
     "WeightedGather",
     "Zero",
     "build",
+    "gaspari_cohn",
     "register",
+    "unit_vectors",
 ]

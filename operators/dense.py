@@ -62,16 +62,17 @@ def diagonal(operator: Operator) -> Tensor:
     return operator.to_dense().diagonal(dim1=-2, dim2=-1)
 
 
-def symmetric_matrix(operator: Operator, purpose: str) -> Tensor:
+def symmetric_matrix(operator: Operator, purpose: str, limit: float = LIMIT) -> Tensor:
     r"""The matrix of an operator, once it is known to be small and symmetric.
 
     Arguments:
         operator: The operator.
         purpose: What the matrix is needed for, for the error message.
+        limit: The largest number of rows.
 
     Raises:
         ValueError: If the operator isn't square, not declared symmetric, not symmetric, or larger
-            than ``LIMIT``.
+            than the limit.
     """
     rows, columns = operator.out_shape.numel(), operator.in_shape.numel()
     if operator.in_shape != operator.out_shape or not operator.symmetric:
@@ -79,10 +80,11 @@ def symmetric_matrix(operator: Operator, purpose: str) -> Tensor:
             f"{purpose} needs a symmetric operator, got {operator!r}, which isn't declared so; "
             "solve systems that aren't symmetric with GMRES"
         )
-    if columns > LIMIT:
+    if columns > limit:
         raise ValueError(
-            f"{purpose} of {operator!r} needs a dense {rows} x {columns} matrix, and {LIMIT} is "
-            "the limit; give the covariance more structure, or solve with CG or GMRES"
+            f"{purpose} of {operator!r} needs a dense {rows} x {columns} matrix, and {limit} is "
+            "the limit; give the covariance more structure, solve with CG or GMRES, or, if you "
+            "can afford it, factorise it by Factored.of"
         )
     dense = matrix(operator)
     gap = (dense - dense.mT).abs().amax(dim=(-2, -1)) if columns else dense.sum(dim=(-2, -1))
@@ -97,19 +99,20 @@ def symmetric_matrix(operator: Operator, purpose: str) -> Tensor:
     return dense
 
 
-def cholesky(operator: Operator, purpose: str) -> Tensor:
+def cholesky(operator: Operator, purpose: str, limit: float = LIMIT) -> Tensor:
     r"""The lower Cholesky factor of a symmetric positive definite operator, with shape
     :math:`(*, N, N)`.
 
     Arguments:
         operator: The operator.
         purpose: What the factor is needed for, for the error message.
+        limit: The largest number of rows.
 
     Raises:
-        ValueError: If the operator isn't symmetric positive definite, or larger than ``LIMIT``.
+        ValueError: If the operator isn't symmetric positive definite, or larger than the limit.
     """
     factor: Tensor
-    factor, info = torch.linalg.cholesky_ex(symmetric_matrix(operator, purpose))
+    factor, info = torch.linalg.cholesky_ex(symmetric_matrix(operator, purpose, limit))
     if bool(info.any()):
         raise ValueError(
             f"{purpose} needs a positive definite operator, but {operator!r} isn't one; add a "

@@ -88,6 +88,14 @@ class LowRankPlusDiagonal(Operator):
         inner = 2 * self._capacitance.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return inner + flatten(self._positive, self.in_shape).log().sum(-1)
 
+    def cross(self, H: Operator) -> Tensor:
+        if self.batch_shape or H.batch_shape:
+            return super().cross(H)
+        low = flatten(H.forward(self.factor), H.out_shape).mT @ self._flat
+        eye = torch.eye(H.out_shape.numel(), dtype=low.dtype, device=low.device)
+        rows = H.adjoint(unflatten(eye, H.out_shape)) * self.variances
+        return rows + unflatten(low, self.in_shape)
+
     @cached_property
     def _positive(self) -> Tensor:
         if not bool((self.variances > 0).all()):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .base import Operator
 from .registry import register
+from .selection import Gather, Mask
 from .shapes import as_size, flatten, unflatten
 
 __all__ = ["Dense"]
@@ -67,3 +68,8 @@ class Dense(Operator):
         self._check(y, self.out_shape)
         x = self.matrix.mT @ flatten(y, self.out_shape)[..., None]
         return unflatten(x[..., 0], self.in_shape)
+
+    def cross(self, H: Operator) -> Tensor:
+        if not isinstance(H, (Gather, Mask)):
+            return super().cross(H)
+        return unflatten(self.matrix[..., H.indices.reshape(-1), :], self.in_shape)

@@ -10,47 +10,22 @@ from appa_prob.appa import Appa
 from appa_prob.baselines import EofConfig, climatology, optimal_interpolation, train_eofs
 from appa_prob.catalogue import Catalogue, Channel
 from appa_prob.dataset import open_dataset, read_states
-from appa_prob.eof_prior import (
-    EofCovariance,
-    fit_eofs,
-    gaspari_cohn,
-    load_eofs,
-    localisation,
-    save_eofs,
-)
+from appa_prob.eof_prior import fit_eofs, load_eofs, localisation, save_eofs
 from appa_prob.errors import UserError
 from appa_prob.grid import Grid
 from appa_prob.observe import Observations
-from appa_prob.operators import WeightedGather
-from appa_prob.operators.testing import check_operator
+from appa_prob.operators import Ensemble, WeightedGather
 from appa_prob.scores import score_ensemble, score_gaussian
 from appa_prob.train_autoencoder import Period
 
 GRID = Grid(np.linspace(-60, 60, 4), np.linspace(0, 315, 8))
 
 
-def covariance(generator: torch.Generator, length: float | None) -> EofCovariance:
-    F = torch.randn(6, 2, 4, 8, generator=generator)
-    d = torch.rand(2, 4, 8, generator=generator) + 0.1
-    return EofCovariance(F, d, None if length is None else localisation(GRID, length))
-
-
-@pytest.mark.parametrize("length", [None, 3000.0])
-def test_the_covariance_is_that_of_its_formula(length: float | None) -> None:
-    g = torch.Generator().manual_seed(0)
-    V = covariance(g, length).to(torch.float64)
-    flat = V.factor.flatten(1)
-    dense = flat.T @ flat
-    if V.correlation is not None:
-        dense = dense * V.correlation.repeat(2, 2)
-    dense = dense + torch.diag(V.variances.flatten())
-    check_operator(V, dense, generator=g)
-    rows = V.rows(torch.tensor([3, 40])).flatten(1)
-    torch.testing.assert_close(rows, dense[[3, 40]])
-    H = WeightedGather(torch.tensor([[0, 1], [40, 63]]), torch.rand(2, 2).double(), (2, 4, 8))
-    torch.testing.assert_close(V.cross(H).flatten(1), H.to_dense() @ dense)
-    if length is not None:
-        assert torch.linalg.eigvalsh(dense).min() > 0
+def test_localisation_is_a_correlation_of_places() -> None:
+    rho = localisation(GRID, 3000.0)
+    assert rho.in_shape == (4, 8)
+    torch.testing.assert_close(rho.diagonal(), torch.ones(32))
+    assert torch.linalg.eigvalsh(rho.matrix.double()).min() > 0 and (rho.matrix[0, 4] == 0)
 
 
 def test_eofs_are_the_leading_ones() -> None:
@@ -85,7 +60,7 @@ def test_optimal_interpolation_is_the_exact_posterior(tiny_model: Path, world: P
     truth, times = read_states(open_dataset(world).isel(time=slice(3)), appa.catalogue)
     g = torch.Generator().manual_seed(0)
     F = torch.randn(4, 5, 8, 16, generator=g)
-    V = EofCovariance(F, torch.full((5, 8, 16), 0.2), localisation(appa.grid, 6000.0))
+    V = Ensemble(F, torch.full((5, 8, 16), 0.2), localisation(appa.grid, 6000.0))
     indices = torch.randint(truth[0].numel(), (40, 2), generator=g) + truth[0].numel()
     H = WeightedGather(indices, torch.full((40, 2), 0.5), truth.shape)
     channel = (indices[:, 0] - truth[0].numel()).numpy() // 128
@@ -121,14 +96,6 @@ def test_eofs_can_be_trained(tiny_model: Path, world: Path, tmp_path: Path) -> N
     assert 0.5 < float(share) < 1.1
     with pytest.raises(UserError, match="--overwrite"):
         train_eofs(config, tmp_path / "eofs.safetensors")
-
-
-def test_gaspari_cohn_is_a_correlation_that_ends_at_twice_its_length() -> None:
-    r = torch.linspace(0, 3, 301)
-    rho = gaspari_cohn(r, 1.0)
-    assert float(rho[0]) == 1.0 and (rho[r >= 2] < 1e-6).all()
-    assert (rho.diff() <= 1e-6).all()
-    torch.testing.assert_close(rho[100], torch.tensor(5 / 24))
 
 
 def test_scores_of_an_ensemble_of_the_truth_s_own_law() -> None:

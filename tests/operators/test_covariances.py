@@ -12,11 +12,16 @@ from appa_prob.operators import (
     Dense,
     Diagonal,
     Eigenbasis,
+    Ensemble,
+    Factored,
     Identity,
     InnovationCovariance,
     Isotropic,
+    KernelCovariance,
     LowRankPlusDiagonal,
     Operator,
+    SphereMatern,
+    Stationary,
     TweedieCovariance,
 )
 
@@ -108,6 +113,52 @@ def innovation() -> Case:
     return S, (H * V) @ H.mT + torch.diag(r)
 
 
+def batched_low_rank() -> Case:
+    F, d = noise(3, 2, 6), noise(6).square() + 0.1
+    return LowRankPlusDiagonal(F, d, event_ndim=1), F.mT @ F + torch.diag(d)
+
+
+def factored() -> Case:
+    M = definite(2)
+    return Factored.of(Dense(M, (2, 3), symmetric=True)), M
+
+
+def stationary() -> Case:
+    r = torch.tensor([0, 1, 1, 1, 2**0.5, 2**0.5], dtype=F64)  # rows of 3 around a torus of 2 x 3
+    lag = [[(j // 3 - i // 3) % 2 * 3 + (j % 3 - i % 3) % 3 for j in range(6)] for i in range(6)]
+    M = torch.exp(-r)[torch.tensor([0, 1, 2, 3, 4, 5])][torch.tensor(lag)]
+    return Stationary.of(lambda r: torch.exp(-r), (2, 3), dtype=F64), M
+
+
+def padded_stationary() -> Case:
+    place = torch.arange(6, dtype=F64) / 2
+    V = Stationary.of(lambda r: torch.exp(-r.square()), 6, spacing=0.5, periodic=False, dtype=F64)
+    return V, torch.exp(-(place[:, None] - place).square())
+
+
+def kernel() -> Case:
+    places, k = noise(6, 2) * 40, SphereMatern(2000.0, nu=0.5, distance="great-circle")
+    return KernelCovariance(k, places), k(places, places)
+
+
+def kernel_of_gpytorch() -> Case:
+    import gpytorch
+
+    matern = gpytorch.kernels.MaternKernel(nu=1.5, ard_num_dims=3)
+    points = noise(6, 3)
+    V = KernelCovariance(gpytorch.kernels.ScaleKernel(matern), points, (2, 3)).to(F64)
+    width = torch.nn.functional.softplus(torch.zeros((), dtype=F64))  # where both parameters start
+    u = 3**0.5 * torch.cdist(points, points) / width
+    return V, width * (1 + u) * torch.exp(-u)
+
+
+def ensemble() -> Case:
+    F, d, place = noise(3, 2, 3), noise(2, 3).square() + 0.1, torch.arange(3, dtype=F64)
+    rho = torch.exp(-(place[:, None] - place).abs())
+    M = (F.flatten(1).mT @ F.flatten(1)) * rho.repeat(2, 2) + torch.diag(d.flatten())
+    return Ensemble(F, d, Dense(rho, symmetric=True)), M
+
+
 def tweedie() -> Case:
     C = definite()
     gain = 2 * C @ torch.linalg.inv(4 * C + 9 * EYE)
@@ -132,6 +183,13 @@ CASES: list[Callable[[], Case]] = [
     batched_total,
     innovation,
     tweedie,
+    batched_low_rank,
+    factored,
+    stationary,
+    padded_stationary,
+    kernel,
+    kernel_of_gpytorch,
+    ensemble,
 ]
 
 
