@@ -19,10 +19,12 @@ if __name__ != "appa_prob.samplers":
 
 from .adams_bashforth import AdamsBashforth
 from .adaptive_ode import AdaptiveODE
+from .azula_denoiser import AzulaDenoiser
 from .classifier_free import ClassifierFree, leave_out
 from .ddim import DDIM, DDPM
 from .denoiser import Denoiser
 from .diffpir import DiffPIR
+from .diffusers_denoiser import diffusers_denoiser
 from .dpm_solver import DPMSolver
 from .dpm_solver_sde import DPMSolverSDE
 from .dps import DPS
@@ -30,6 +32,7 @@ from .edm_schedule import EDMSchedule
 from .euler import Euler
 from .euler_maruyama import EulerMaruyama
 from .flow_density import flow_log_prob
+from .function_schedule import FunctionSchedule, TabulatedSchedule
 from .gaussian import ConditionalCovariance, Gaussian
 from .gaussian_denoiser import GaussianDenoiser
 from .guidance import Conditioning, Guidance
@@ -73,6 +76,7 @@ __all__ = [
     "TMPD",
     "AdamsBashforth",
     "AdaptiveODE",
+    "AzulaDenoiser",
     "ClassifierFree",
     "CleanPrediction",
     "ConditionalCovariance",
@@ -86,6 +90,7 @@ __all__ = [
     "Euler",
     "EulerMaruyama",
     "FlowPrediction",
+    "FunctionSchedule",
     "Gaussian",
     "GaussianDenoiser",
     "GaussianLikelihood",
@@ -111,12 +116,14 @@ __all__ = [
     "ScorePrediction",
     "State",
     "StochasticHeun",
+    "TabulatedSchedule",
     "UniformTimes",
     "VESchedule",
     "VPSchedule",
     "VPrediction",
     "WindowedDenoiser",
     "denoising_loss",
+    "diffusers_denoiser",
     "flow_log_prob",
     "karras_times",
     "leave_out",
