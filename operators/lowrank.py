@@ -10,6 +10,7 @@ from torch import Size, Tensor
 
 from .base import Operator
 from .dense import white
+from .factor_analysis import factor_analysis
 from .registry import register
 from .shapes import broadcast, flatten, unflatten
 
@@ -58,6 +59,60 @@ class LowRankPlusDiagonal(Operator):
         batch = broadcast(factor.shape[: first - 1], diagonal.shape[:cut])
         super().__init__(event, event, batch_shape=batch)
         self.factor, self.variances = factor, diagonal
+
+    @classmethod
+    def fit(
+        cls,
+        samples: Tensor,
+        rank: int,
+        *,
+        mean: Tensor | None = None,
+        max_iterations: int = 1000,
+        tolerance: float = 1e-6,
+        least: float = 1e-3,
+    ) -> LowRankPlusDiagonal:
+        r"""Fits a covariance to samples by factor analysis: that under which they are likeliest.
+
+        Unlike principal components, factors are about what elements share: what one element has
+        alone goes to the diagonal, whatever its size.
+
+        Arguments:
+            samples: The samples, with shape :math:`(N, event)`.
+            rank: The number of factors.
+            mean: The mean, with shape :math:`(event)`; by default that of the samples.
+            max_iterations: The largest number of iterations of EM.
+            tolerance: The gain of log-likelihood, per sample and iteration, at which to stop.
+            least: The smallest share of a variance that is left to the diagonal.
+
+        Raises:
+            ValueError: If there are fewer than 2 samples, if the rank is not between 1 and the
+                number of elements, or if an element doesn't vary.
+            ConvergenceWarning: As a warning, if the log-likelihood still grows at the end.
+
+        References:
+            | EM Algorithms for ML Factor Analysis (Rubin and Thayer, 1982)
+            | https://doi.org/10.1007/BF02293851
+
+        Example:
+            >>> x = torch.randn(2000, 1) + 0.1 * torch.randn(2000, 3)
+            >>> V = LowRankPlusDiagonal.fit(x, 1)
+            >>> V.factor.abs().round(decimals=0), (V.variances < 0.02).all()
+            (tensor([[1., 1., 1.]]), tensor(True))
+        """
+        event, n = samples.shape[1:], samples[:1].numel()
+        if len(samples) < 2 or not 0 < rank <= n:
+            raise ValueError(
+                f"expected 2 samples or more, of shape (N, *event), and a rank between 1 and {n}, "
+                f"got shape {tuple(samples.shape)} and rank {rank}"
+            )
+        x = samples - (samples.mean(0) if mean is None else mean)
+        x = x.reshape(len(x), n).double()
+        if not bool((x.square().sum(0) > 0).all()):
+            raise ValueError("expected elements that all vary, got constant ones; leave them out")
+        F, d = factor_analysis(
+            x, rank, max_iterations=max_iterations, tolerance=tolerance, least=least
+        )
+        return cls(F.reshape(rank, *event).to(samples), d.reshape(event).to(samples))
 
     @property
     def rank(self) -> int:
