@@ -104,8 +104,10 @@ class InnovationCovariance(Operator):
     def to_dense(self) -> Tensor:
         if not self.V.symmetric:
             return super().to_dense()
-        columns = flatten(self.H.forward(self.gain), self.H.out_shape)
-        return columns.mT + self.R.to_dense()
+        # Products of fields: the rows come first, before the batch of H.
+        rows = self.gain.movedim(-1 - len(self.H.in_shape), 0)
+        columns = flatten(self.H.forward(rows), self.H.out_shape)
+        return columns.movedim(0, -1) + self.R.to_dense()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.complete(x, self.half(x)[1])

@@ -53,6 +53,7 @@ from .network_denoiser import (
     ScorePrediction,
     VPrediction,
 )
+from .particles import Particles
 from .pigdm import PiGDM
 from .preconditioned import PreconditionedDenoiser
 from .predictor_corrector import PredictorCorrector
@@ -60,6 +61,7 @@ from .schedule import RectifiedSchedule, Schedule, VESchedule, VPSchedule
 from .sda import SDA
 from .state import State
 from .stochastic_heun import StochasticHeun
+from .tds import TDS
 from .time_law import LogitNormalTimes, LogNormalTimes, LogUniformTimes, UniformTimes
 from .times import karras_times, ratio_times
 from .tmpd import TMPD
@@ -73,6 +75,7 @@ __all__ = [
     "JFPS",
     "MMPS",
     "SDA",
+    "TDS",
     "TMPD",
     "AdamsBashforth",
     "AdaptiveODE",
@@ -107,6 +110,7 @@ __all__ = [
     "Mixture",
     "MixtureDenoiser",
     "NoisePrediction",
+    "Particles",
     "PiGDM",
     "PreconditionedDenoiser",
     "PredictorCorrector",
