@@ -32,8 +32,8 @@ class Surrogate(Preconditioner):
     given the noise level, saves most of these passes.
 
     Arguments:
-        covariance: The covariance :math:`V_0`, or a function that makes it from :math:`S`, for
-            instance from ``S.V.sigma``.
+        covariance: The covariance :math:`V_0`, or a function that makes it from :math:`S`, as
+            ``GaussianDenoiser.surrogate`` does from the time of a :class:`TweedieCovariance`.
         solver: What solves the systems of the surrogate. By default a dense factorisation, made
             once for each :math:`S`. For more observations give a few iterations of :class:`CG`,
             and use :class:`GMRES` outside, which allows for what varies.

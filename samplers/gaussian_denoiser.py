@@ -7,7 +7,14 @@ from typing import Self
 
 from torch import Tensor
 
-from appa_prob.operators import Eigenbasis, Operator
+from appa_prob.operators import (
+    Eigenbasis,
+    InnovationCovariance,
+    Operator,
+    Solver,
+    Surrogate,
+    TweedieCovariance,
+)
 
 from .denoiser import Denoiser
 from .gaussian import Gaussian
@@ -25,7 +32,8 @@ class GaussianDenoiser(Denoiser):
         \mathbb{V}[x \mid x_t] = \sigma_t^2 \Sigma (\alpha_t^2 \Sigma + \sigma_t^2 I)^{-1}
 
     The covariance is diagonalised once, :math:`\Sigma = Q \Lambda Q^T`, by its structure if it is
-    isotropic, diagonal or an :class:`~appa_prob.operators.Eigenbasis`, else densely.
+    isotropic, diagonal, stationary on a torus or an :class:`~appa_prob.operators.Eigenbasis`, else
+    densely.
 
     Arguments:
         mean: The mean :math:`\mu`, with shape :math:`(event)`.
@@ -69,6 +77,38 @@ class GaussianDenoiser(Denoiser):
 
     def posterior(self, x_t: Tensor, t: Tensor) -> Gaussian:
         return Gaussian(self(x_t, t), self.covariance_given(t))
+
+    def surrogate(self, solver: Solver | None = None) -> Surrogate:
+        r"""Preconditioning of guidance by another denoiser, of whose prior this one is a rough
+        picture, such as a climatology.
+
+        In :math:`H V H^T + R` the covariance :math:`V` of Tweedie, whose products take passes
+        through a network, is replaced by :math:`\mathbb{V}[x \mid x_t]` of this prior at the same
+        time.
+
+        Arguments:
+            solver: What solves the systems of the surrogate; by default a dense factorisation.
+
+        Example:
+            >>> import torch
+            >>> from appa_prob.operators import GMRES, Identity, Isotropic
+            >>> from appa_prob.samplers import MMPS, GaussianLikelihood, VESchedule
+            >>> rough = GaussianDenoiser(torch.zeros(2), Isotropic(1.0, 2), VESchedule())
+            >>> y = GaussianLikelihood(Identity(2), torch.ones(2), 0.1)
+            >>> solver = GMRES(max_iterations=2, preconditioner=rough.surrogate())
+            >>> MMPS(rough, y, solver)(torch.zeros(2), torch.tensor(0.5)).shape
+            torch.Size([2])
+        """
+
+        def covariance(S: InnovationCovariance) -> Operator:
+            if not isinstance(S.V, TweedieCovariance):
+                raise TypeError(
+                    "expected a system with a TweedieCovariance, whose time the surrogate takes, "
+                    f"got {S!r}; make the surrogate from covariance_given(t) yourself"
+                )
+            return self.covariance_given(S.V.t)
+
+        return Surrogate(covariance) if solver is None else Surrogate(covariance, solver)
 
     def moments(self, t: Tensor) -> tuple[Tensor, Tensor]:
         r"""Two variances in the units of :math:`x_t / \alpha_t`, averaged over all directions.

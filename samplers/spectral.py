@@ -11,7 +11,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from appa_prob.operators import Dense, Diagonal, Eigenbasis, Identity, Operator, Scaling
+from appa_prob.operators import (
+    Dense,
+    Diagonal,
+    Eigenbasis,
+    Identity,
+    Operator,
+    Scaling,
+    Stationary,
+)
 
 from .denoiser import over
 
@@ -34,6 +42,8 @@ def diagonalise(covariance: Operator) -> Eigenbasis:
     """
     if isinstance(covariance, Eigenbasis):
         return covariance
+    if isinstance(covariance, Stationary) and covariance.periodic:
+        return covariance.eigenbasis
     shape = covariance.in_shape
     identity = Identity(shape, dtype=covariance.dtype, device=covariance.device)
     if isinstance(covariance, Identity | Scaling | Diagonal):
