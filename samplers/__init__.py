@@ -39,6 +39,7 @@ from .guidance import Conditioning, Guidance
 from .heun import Heun
 from .integrator import Integrator
 from .jfps import JFPS
+from .latent import LatentLikelihood, LatentPosterior
 from .likelihood import GaussianLikelihood, Likelihood
 from .linear_schedule import LinearVPSchedule
 from .log_logit_schedule import LogLogitSchedule
@@ -57,6 +58,7 @@ from .particles import Particles
 from .pigdm import PiGDM
 from .preconditioned import PreconditionedDenoiser
 from .predictor_corrector import PredictorCorrector
+from .product import Product, Tempered
 from .schedule import RectifiedSchedule, Schedule, VESchedule, VPSchedule
 from .sda import SDA
 from .state import State
@@ -100,6 +102,8 @@ __all__ = [
     "Guidance",
     "Heun",
     "Integrator",
+    "LatentLikelihood",
+    "LatentPosterior",
     "Likelihood",
     "LinearVPSchedule",
     "LogLogitSchedule",
@@ -114,6 +118,7 @@ __all__ = [
     "PiGDM",
     "PreconditionedDenoiser",
     "PredictorCorrector",
+    "Product",
     "RectifiedSchedule",
     "SNRWeight",
     "Schedule",
@@ -121,6 +126,7 @@ __all__ = [
     "State",
     "StochasticHeun",
     "TabulatedSchedule",
+    "Tempered",
     "UniformTimes",
     "VESchedule",
     "VPSchedule",
