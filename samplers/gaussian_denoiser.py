@@ -92,12 +92,13 @@ class GaussianDenoiser(Denoiser):
         Example:
             >>> import torch
             >>> from appa_prob.operators import GMRES, Identity, Isotropic
-            >>> from appa_prob.samplers import MMPS, GaussianLikelihood, VESchedule
+            >>> from appa_prob.samplers import VESchedule
             >>> rough = GaussianDenoiser(torch.zeros(2), Isotropic(1.0, 2), VESchedule())
-            >>> y = GaussianLikelihood(Identity(2), torch.ones(2), 0.1)
-            >>> solver = GMRES(max_iterations=2, preconditioner=rough.surrogate())
-            >>> MMPS(rough, y, solver)(torch.zeros(2), torch.tensor(0.5)).shape
-            torch.Size([2])
+            >>> t = torch.tensor(0.5)
+            >>> V = TweedieCovariance(rough, torch.zeros(2), t, *rough.schedule(t))
+            >>> S = InnovationCovariance(Identity(2), V, Isotropic(0.1, 2))
+            >>> GMRES(rtol=1e-4, preconditioner=rough.surrogate())(S, torch.ones(2)).iterations
+            tensor(1)
         """
 
         def covariance(S: InnovationCovariance) -> Operator:
