@@ -21,6 +21,7 @@ from .cg import CG
 from .cholesky import Cholesky
 from .coarsen import Coarsen
 from .concatenate import Concatenate
+from .convolution import Convolution
 from .direct import Direct
 from .eigenbasis import Eigenbasis
 from .elementary import Diagonal, Identity, Isotropic, Scaling, Zero
@@ -28,6 +29,7 @@ from .ensemble import Ensemble
 from .expressions import Adjoint, Composition, Scaled, Sum
 from .factored import Factored
 from .fields import Fields, Restrict
+from .fourier import Fourier
 from .function import LinearFunction
 from .gmres import GMRES
 from .hartley import Hartley
@@ -53,11 +55,13 @@ from .pivoted import PivotedCholesky
 from .power import Power
 from .preconditioner import Preconditioner
 from .pseudo_inverse import PseudoInverse
+from .rays import LineIntegrals, Radon
 from .registry import build, register
 from .reorder import Permute, Reshape
 from .selection import Gather, Mask
 from .slices import Slice
 from .solution import ConvergenceWarning, Solution, Solver
+from .sparse import Sparse
 from .stack import BlockDiagonal, Stack
 from .stationary import Stationary
 from .surrogate import Surrogate
@@ -79,6 +83,7 @@ __all__ = [
     "Composition",
     "Concatenate",
     "ConvergenceWarning",
+    "Convolution",
     "Dense",
     "Diagonal",
     "Direct",
@@ -86,6 +91,7 @@ __all__ = [
     "Ensemble",
     "Factored",
     "Fields",
+    "Fourier",
     "Gather",
     "Hartley",
     "Identity",
@@ -97,6 +103,7 @@ __all__ = [
     "Jacobian",
     "KernelCovariance",
     "Kronecker",
+    "LineIntegrals",
     "LinearFunction",
     "LowRankPlusDiagonal",
     "Map",
@@ -111,6 +118,7 @@ __all__ = [
     "Power",
     "Preconditioner",
     "PseudoInverse",
+    "Radon",
     "Reshape",
     "Restrict",
     "Scaled",
@@ -118,6 +126,7 @@ __all__ = [
     "Slice",
     "Solution",
     "Solver",
+    "Sparse",
     "SphereMatern",
     "Stack",
     "Stationary",

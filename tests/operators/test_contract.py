@@ -1,6 +1,9 @@
 """Every operator keeps the promises of `check_operator`, against a matrix made without it."""
 
+import functools
+import itertools
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -12,11 +15,13 @@ from appa_prob.operators import (
     BlockDiagonal,
     Coarsen,
     Concatenate,
+    Convolution,
     Dense,
     Diagonal,
     Eigenbasis,
     Ensemble,
     Factored,
+    Fourier,
     Gather,
     Hartley,
     Identity,
@@ -27,6 +32,7 @@ from appa_prob.operators import (
     KernelCovariance,
     Kronecker,
     LinearFunction,
+    LineIntegrals,
     LowRankPlusDiagonal,
     Mask,
     Mix,
@@ -37,6 +43,7 @@ from appa_prob.operators import (
     Restrict,
     Scaling,
     Slice,
+    Sparse,
     SphereMatern,
     Stack,
     Stationary,
@@ -46,7 +53,9 @@ from appa_prob.operators import (
     WeightedGather,
     Zero,
 )
+from appa_prob.operators.convolution import Method
 from appa_prob.operators.interpolate import node_weights
+from appa_prob.operators.pad import BOUNDARIES, Boundary
 from appa_prob.operators.testing import check_operator
 
 Case = tuple[Operator, Tensor]
@@ -328,6 +337,76 @@ def last_two(x: Tensor) -> Tensor:
 
 def filled_up(y: Tensor) -> Tensor:
     return torch.cat((torch.zeros_like(y[..., :1]), y), dim=-1)
+
+
+def convolved(g: torch.Generator, boundary: Boundary, method: Method) -> Case:
+    """A kernel of 2 x 3 on a grid of 4 x 3, element by element."""
+    k = noise(g, 2, 3)
+    M = torch.zeros(4, 3, 4, 3, dtype=k.dtype, device=g.device)
+    for i, j, a, b in itertools.product(range(4), range(3), range(2), range(3)):
+        row, column = i + 1 - a, j + 1 - b
+        if boundary == "periodic":
+            row, column = row % 4, column % 3
+        elif boundary == "replicate":
+            row, column = min(max(row, 0), 3), min(max(column, 0), 2)
+        if 0 <= row < 4 and 0 <= column < 3:
+            M[i, j, row, column] += k[a, b]
+    A = Convolution(k, (2, 4, 3), boundary, method)
+    return A, torch.kron(eye(g, 2), M.reshape(12, 12))
+
+
+for boundary, method in itertools.product(BOUNDARIES, ("direct", "fft")):
+    CASES[f"{boundary}_{method}_convolution"] = functools.partial(
+        convolved, boundary=boundary, method=cast(Method, method)
+    )
+
+
+def dft(g: torch.Generator, n: int) -> Tensor:
+    k = torch.arange(n, dtype=torch.float64, device=g.device)
+    return torch.polar(torch.ones(n, n).to(k) / n**0.5, -2 * torch.pi * torch.outer(k, k) / n)
+
+
+@case
+def fourier(g: torch.Generator) -> Case:
+    F = torch.kron(dft(g, 3), dft(g, 4))
+    M = torch.stack((F.real, F.imag), dim=1).reshape(24, 12)
+    A = Fourier((2, 3, 4), axes=2)
+    return A.to(torch.float64), torch.kron(eye(g, 2), M)
+
+
+@case
+def masked_fourier(g: torch.Generator) -> Case:
+    kept = mask(g, 3, 4)
+    F = torch.kron(dft(g, 3), dft(g, 4))[kept.reshape(-1)]
+    real, imaginary = torch.stack((F.real, -F.imag), -1), torch.stack((F.imag, F.real), -1)
+    M = torch.stack((real, imaginary), dim=1).reshape(-1, 24)
+    return Fourier((3, 4), kept, complex_input=True).to(torch.float64), M
+
+
+@case
+def sparse(g: torch.Generator) -> Case:
+    M = noise(g, 5, 6) * mask(g, 5, 6)
+    return Sparse(M.to_sparse(), (2, 3)), M
+
+
+@case
+def line_integrals(g: torch.Generator) -> Case:
+    """The length in a cell is that of the part of the line where all coordinates are in it."""
+    a, b = (torch.rand(4, 2, generator=g, dtype=torch.float64, device=g.device) for _ in range(2))
+    start, end = 6 * a - 1, 6 * b - 1
+    end[0, 0] = start[0, 0]
+    M = torch.zeros(4, 3, 2).to(start)
+    for ray, row, column in itertools.product(range(4), range(3), range(2)):
+        low, high = 0.0, 1.0
+        for axis, (i, size) in enumerate(((row, 1.0), (column, 2.0))):
+            p, d = float(start[ray, axis]), float(end[ray, axis] - start[ray, axis])
+            if d == 0:
+                low = low if i * size <= p < (i + 1) * size else 1.0
+            else:
+                near, far = sorted(((i * size - p) / d, ((i + 1) * size - p) / d))
+                low, high = max(low, near), min(high, far)
+        M[ray, row, column] = max(high - low, 0.0) * (end[ray] - start[ray]).norm()
+    return LineIntegrals(start, end, (3, 2), (1.0, 2.0)), M.reshape(4, 6)
 
 
 @case
