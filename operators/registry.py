@@ -74,6 +74,8 @@ class Entry:
 
 
 _ENTRIES: dict[str, Entry] = {}
+# By class, too: one that was defined again, as in a notebook, leaves operators of the old one.
+_OF_CLASS: dict[type, Entry] = {}
 
 
 @overload
@@ -186,7 +188,7 @@ def describe(value: Any) -> Any:
         return [describe(item) for item in value]
     if isinstance(value, Mapping):
         return {str(name): describe(item) for name, item in value.items()}
-    entry = _ENTRIES.get(_name(type(value)))
+    entry = _OF_CLASS.get(type(value))
     if entry is None:
         raise TypeError(
             f"expected an operator that data can describe, got {value!r}: {type(value).__name__} "
@@ -286,7 +288,7 @@ def _add(entry: Entry) -> None:
         raise ValueError(
             f"expected sources of the arguments of {entry.name}, got {', '.join(sorted(unknown))}"
         )
-    _ENTRIES[entry.name] = entry
+    _ENTRIES[entry.name] = _OF_CLASS[entry.cls] = entry
 
 
 def _lookup(name: Any) -> Entry:
@@ -298,14 +300,9 @@ def _lookup(name: Any) -> Entry:
             f"expected a registered operator, got {name!r}{_nearest(name, [*_ENTRIES, *points])}"
         )
     cls = points[name].load()
-    known = _ENTRIES.get(_name(cls))  # the decorator may have said where arguments are kept
+    known = _OF_CLASS.get(cls)  # the decorator may have said where arguments are kept
     _add(Entry(name, cls, known.sources if known else {}))
     return _ENTRIES[name]
-
-
-def _name(cls: type) -> str:
-    """The name of a registered class; the last one, if it has several."""
-    return next((entry.name for entry in reversed(_ENTRIES.values()) if entry.cls is cls), "")
 
 
 def _nearest(name: Any, known: Any) -> str:
