@@ -8,16 +8,16 @@ here, so that these functions see the products, the type and the device of the o
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Size, Tensor
 
 from . import dense
-from .external import LinearOperator
-from .shapes import flatten
-from .tree import Replant, differentiable, tensors
+from .external import LinearOperator, to_linear_operator
+from .shapes import broadcast, flatten
+from .tree import Replant, differentiable, replace, tensors
 
 if TYPE_CHECKING:
     from .base import Operator
@@ -64,7 +64,8 @@ class Columns(LinearOperator):
 
     def diagonal(self, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
         """The diagonal of the matrix, with shape ``(*batch, N)``."""
-        if self.in_shape.numel() != self.out_shape.numel() or (offset, dim1, dim2) != (0, -2, -1):
+        rows_and_columns = {dim1 % self.ndim, dim2 % self.ndim} == {self.ndim - 2, self.ndim - 1}
+        if self.shape[-2] != self.shape[-1] or offset or not rows_and_columns:
             raise ValueError(
                 f"expected a square operator and its main diagonal, got {self!r} and offset "
                 f"{offset}"
@@ -88,12 +89,36 @@ class Columns(LinearOperator):
         return self._matmul(other[:, None]).squeeze(-1) if other.ndim == 1 else self._matmul(other)
 
     def representation(self) -> tuple[Tensor, ...]:
-        """The floating tensors that the matrix depends upon."""
-        return tuple(a for a in tensors(self) if differentiable(a))
+        """The floating tensors that the matrix depends upon, each of them once."""
+        return tuple({id(a): a for a in tensors(self) if differentiable(a)}.values())
 
     def representation_tree(self) -> Replant:
         """What rebuilds the operator from :meth:`representation`."""
         return Replant(self)
+
+    def clone(self) -> Self:
+        """A copy with copies of the tensors."""
+        return replace(self, Tensor.clone)
+
+    def detach(self) -> Self:
+        """A copy whose tensors are those of this operator, cut off from the graph."""
+        return replace(self, Tensor.detach)
+
+    def type(self, dtype: torch.dtype) -> Any:
+        """As ``to``, under the name that ``linear_operator`` has for it."""
+        return self.to(dtype)
+
+    def cpu(self) -> Any:
+        """The operator on the CPU."""
+        return self.to("cpu")
+
+    def cuda(self, device: int | str = "cuda") -> Any:
+        """The operator on a GPU."""
+        return self.to(torch.device(device))
+
+    @abstractmethod
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Moves to a device or a floating type."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -124,10 +149,47 @@ class Columns(LinearOperator):
             return self._columns(product, rhs[:, None], source, target).squeeze(-1)
         batch = (1,) * max(len(self.batch_shape) + 2 - rhs.ndim, 0) + tuple(rhs.shape[:-2])
         y = product(rhs.movedim(-1, 0).reshape(rhs.shape[-1], *batch, *source))
-        return flatten(y, target).movedim(0, -1)
+        y = flatten(y, target).movedim(0, -1)
+        full = broadcast(self.batch_shape, batch) if self.batch_shape else batch
+        return y if y.shape[:-2] == full else y.expand(*full, *y.shape[-2:])
+
+    # What the base class does by calling the constructor on all of its tensors, which ours isn't
+    # made for. Batches are indexed and permuted on the matrix, since parts may have smaller ones.
+
+    def _set_requires_grad(self, val: bool) -> None:
+        for a in self.representation():
+            a.requires_grad_(val)
+
+    def _expand_batch(self, batch_shape: Sequence[int]) -> Self:
+        copy = replace(self, lambda a: a)
+        copy._batch = Size(batch_shape)
+        return copy
+
+    def _unsqueeze_batch(self, dim: int) -> Any:
+        return self._as_dense("unsqueeze").unsqueeze(dim)
+
+    def _permute_batch(self, *dims: int) -> Any:
+        return self._as_dense("permute").permute(*dims, -2, -1)
+
+    def _getitem(self, row_index: Any, col_index: Any, *batch_indices: Any) -> Any:
+        if not (_whole(row_index) and _whole(col_index)):
+            return super()._getitem(row_index, col_index, *batch_indices)
+        return self if all(map(_whole, batch_indices)) else self._as_dense("index")[batch_indices]
+
+    def _as_dense(self, purpose: str) -> Any:
+        if min(self.shape[-2:]) > dense.LIMIT:
+            raise ValueError(
+                f"to {purpose} the batch of {self!r} needs its dense matrix, and {dense.LIMIT} "
+                "rows or columns are the limit; make it of the tensors that are wanted instead"
+            )
+        return to_linear_operator(self.to_dense())
 
     def _transpose_nonbatch(self) -> Operator:
         return self.T
 
     def _diagonal(self) -> Tensor:
         return dense.diagonal(cast("Operator", self))
+
+
+def _whole(index: Any) -> bool:
+    return isinstance(index, slice) and index == slice(None)

@@ -107,7 +107,7 @@ class InnovationCovariance(Operator):
         # Products of fields: the rows come first, before the batch of H.
         rows = self.gain.movedim(-1 - len(self.H.in_shape), 0)
         columns = flatten(self.H.forward(rows), self.H.out_shape)
-        return columns.movedim(0, -1) + self.R.to_dense()
+        return (columns.movedim(0, -1) + self.R.to_dense()).expand(self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.complete(x, self.half(x)[1])

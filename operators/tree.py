@@ -75,35 +75,47 @@ def nodes(value: Any) -> Iterator[Any]:
 
 
 def replace(
-    value: T, function: Callable[[Tensor], Tensor], visit: Callable[[Any], None] | None = None
+    value: T,
+    function: Callable[[Tensor], Tensor],
+    visit: Callable[[Any], None] | None = None,
+    done: dict[int, Any] | None = None,
 ) -> T:
     r"""A copy of an operator whose tensors are :math:`f(a)` instead of :math:`a`.
+
+    What occurs twice, such as :math:`H` in :math:`H V H^T`, is replaced once.
 
     Arguments:
         value: An operator, a tensor, a tuple of these, or anything else, which is returned as it
             is.
         function: The function :math:`f`.
         visit: Called on the copy of each operator of the tree.
+        done: What has been replaced already, by the identity of the original.
 
     Example:
         >>> from appa_prob.operators import Diagonal
         >>> replace(Diagonal(torch.ones(2)), lambda a: 3 * a)(torch.ones(2))
         tensor([3., 3.])
     """
+    done = {} if done is None else done
+    if id(value) in done:
+        return done[id(value)]  # type: ignore[no-any-return]
     result: Any = value
     if isinstance(value, Tensor):
         result = function(value)
     elif isinstance(value, tuple) and not isinstance(value, torch.Size):
-        result = tuple(replace(item, function, visit) for item in value)
+        result = tuple(replace(item, function, visit, done) for item in value)
     elif hasattr(value, "in_shape"):
         result = object.__new__(type(value))
         result.__dict__.update(
-            {name: replace(item, function, visit) for name, item in _fields(value)}
+            {name: replace(item, function, visit, done) for name, item in _fields(value)}
         )
         if visit is not None:
             visit(result)
     elif isinstance(value, LinearOperator):
         result = value.representation_tree()(*map(function, value.representation()))
+    else:
+        return value
+    done[id(value)] = result
     return result  # type: ignore[no-any-return]
 
 
@@ -145,7 +157,7 @@ class Replant:
         self.operator = operator
 
     def __call__(self, *representation: Tensor) -> Any:
-        """The operator with these tensors, in the order of :func:`tensors`."""
+        """The operator with these tensors, in the order of :func:`tensors`, each once."""
         values = iter(representation)
         return replace(self.operator, lambda a: next(values) if differentiable(a) else a)
 
