@@ -72,7 +72,7 @@ def add(left: Operator, right: Operator) -> Operator:
         Scaling((2,))
     """
     check_terms((left, right))
-    common_dtype((left, right))
+    dtype = common_dtype((left, right))
     terms = list(left.terms) if isinstance(left, Sum) else [left]
     for term in right.terms if isinstance(right, Sum) else (right,):
         for i, other in enumerate(terms):
@@ -82,7 +82,7 @@ def add(left: Operator, right: Operator) -> Operator:
                 break
         else:
             terms.append(term)
-    return terms[0] if len(terms) == 1 else Sum(*terms)
+    return typed(terms[0], dtype) if len(terms) == 1 else Sum(*terms)
 
 
 def scale(c: float | Tensor, operator: Operator) -> Operator:

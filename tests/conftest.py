@@ -4,11 +4,19 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
+# Few examples by default; HYPOTHESIS_PROFILE=long for many, and CI always for the same.
+COMMON = {"deadline": None, "database": None}
+settings.register_profile("short", max_examples=25, derandomize="CI" in os.environ, **COMMON)
+settings.register_profile("long", max_examples=1000, **COMMON)
+
+
 def pytest_configure() -> None:
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 

@@ -1,11 +1,7 @@
 """Expressions of operators are simplified, and keep the matrices that they stand for."""
 
-import os
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from appa_prob.operators import (
@@ -18,7 +14,6 @@ from appa_prob.operators import (
     Identity,
     Isotropic,
     Mask,
-    Operator,
     Scaled,
     Scaling,
     Stack,
@@ -27,107 +22,10 @@ from appa_prob.operators import (
 )
 
 F64 = torch.float64
-Case = tuple[Operator, Tensor]
 
 
 def noise(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=F64)
-
-
-def leaf(draw: st.DrawFn, rows: int, columns: int, batch: tuple[int, ...]) -> Case:
-    """An elementary operator with its matrix, perhaps a batch of them."""
-    square = ["identity", "scaling", "isotropic", "diagonal"] if rows == columns else []
-    kind = draw(st.sampled_from(["dense", "gather", "weighted", *square]))
-    here = batch if draw(st.booleans()) else ()
-    eye = torch.eye(columns, dtype=F64)
-    if kind == "dense":
-        M = noise(*here, rows, columns)
-        return Dense(M), M
-    if kind == "gather":
-        indices = torch.randint(columns, (rows,))
-        return Gather(indices, columns).to(F64), eye[indices]
-    if kind == "weighted":
-        indices, weights = torch.randint(columns, (rows, 2)), noise(rows, 2)
-        return WeightedGather(indices, weights, columns), (weights[..., None] * eye[indices]).sum(
-            1
-        )
-    if kind == "identity":
-        return Identity(columns, dtype=F64), eye
-    if kind == "diagonal":
-        d = noise(*here, columns)
-        return Diagonal(d, event_ndim=1), torch.diag_embed(d)
-    c = noise(*here).square() + 0.1
-    make = Scaling if kind == "scaling" else Isotropic
-    return make(c, columns), c[..., None, None] * eye
-
-
-def tree(draw: st.DrawFn, rows: int, columns: int, depth: int, batch: tuple[int, ...]) -> Case:
-    """A random expression with its matrix."""
-    if depth == 0:
-        return leaf(draw, rows, columns, batch)
-    kinds = ["compose", "add", "subtract", "same", "scale", "batched scale", "transpose", "leaf"]
-    kinds += ["stack"] if rows > 1 else []
-    kinds += ["blocks"] if min(rows, columns) > 1 else []
-    kind = draw(st.sampled_from(kinds))
-    if kind == "leaf":
-        return leaf(draw, rows, columns, batch)
-    if kind == "compose":
-        inner = draw(st.integers(1, 4))
-        A, M = tree(draw, rows, inner, depth - 1, batch)
-        B, N = tree(draw, inner, columns, depth - 1, batch)
-        return A @ B, M @ N
-    if kind == "transpose":
-        A, M = tree(draw, columns, rows, depth - 1, batch)
-        return A.T, M.mT
-    if kind in ("stack", "blocks"):
-        cut = draw(st.integers(1, rows - 1))
-        left = draw(st.integers(1, columns - 1)) if kind == "blocks" else columns
-        A, M = tree(draw, cut, left, depth - 1, batch)
-        B, N = tree(
-            draw, rows - cut, columns - left if kind == "blocks" else columns, depth - 1, batch
-        )
-        if kind == "blocks":
-            M = torch.nn.functional.pad(M, (0, columns - left))
-            N = torch.nn.functional.pad(N, (left, 0))
-        shape = torch.broadcast_shapes(M.shape[:-2], N.shape[:-2])  # type: ignore[no-untyped-call]
-        joined = torch.cat((M.expand(*shape, -1, -1), N.expand(*shape, -1, -1)), dim=-2)
-        return (BlockDiagonal if kind == "blocks" else Stack)([A, B]), joined
-    A, M = tree(draw, rows, columns, depth - 1, batch)
-    if kind == "scale":
-        c = draw(st.sampled_from([-2.0, 0.0, 0.5, 1.0]))
-        return c * A, c * M
-    if kind == "batched scale":
-        factors = noise(*batch, 1, 1) if batch else noise()
-        return A * factors, M * factors
-    if kind == "same":
-        return A + A, 2 * M
-    B, N = tree(draw, rows, columns, depth - 1, batch)
-    return (A + B, M + N) if kind == "add" else (A - B, M - N)
-
-
-@st.composite
-def expressions(draw: st.DrawFn) -> Case:
-    torch.manual_seed(draw(st.integers(0, 1000)))
-    rows, columns, depth = (draw(st.integers(1, n)) for n in (4, 4, 3))
-    return tree(draw, rows, columns, depth, draw(st.sampled_from([(), (2,), (3, 2)])))
-
-
-@settings(max_examples=50, deadline=None, database=None, derandomize="CI" in os.environ)
-@given(expressions())
-def test_random_expressions_have_the_matrices_of_their_twins(case: Case) -> None:
-    A, M = case
-    M, scale = M.expand(A.shape), float(M.abs().max().clamp_min(1.0))
-    assert A.dtype == F64
-    x, y = noise(5, *A.batch_shape, A.shape[-1]), noise(5, *A.batch_shape, A.shape[-2])
-    for actual, expected in (
-        (A.to_dense(), M),
-        (A.T.to_dense(), M.mT),
-        (A(x), (M @ x[..., None])[..., 0]),
-        (A.adjoint(y), (M.mT @ y[..., None])[..., 0]),
-        ((A @ A.T).to_dense(), M @ M.mT),
-    ):
-        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10 * scale**2)
-    assert not A.symmetric or torch.allclose(M, M.mT, rtol=1e-10, atol=1e-10 * scale)
 
 
 def test_identities_vanish_from_products() -> None:

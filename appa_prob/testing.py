@@ -1,0 +1,31 @@
+"""What tests of your own operators, denoisers and integrators can use.
+
+``check_operator`` runs the suite that every operator of this package passes, in one line; random
+expressions with dense twins come from hypothesis strategies, which need the extra ``testing``.
+
+Example:
+    >>> import torch
+    >>> from appa_prob.operators import Mask
+    >>> from appa_prob.testing import check_operator
+    >>> check_operator(Mask(torch.tensor([True, False, True])))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from appa_prob.operators.testing import check_operator
+
+if TYPE_CHECKING:
+    from appa_prob.operators.strategies import Leaf, Twin, covariances, expressions
+
+__all__ = ["Leaf", "Twin", "check_operator", "covariances", "expressions"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the strategies when they are asked for: hypothesis is for tests only."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from appa_prob.operators import strategies
+
+    return getattr(strategies, name)
