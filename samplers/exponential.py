@@ -1,14 +1,15 @@
-r"""Weights of exponential integrators.
+r"""Steps of exponential integrators.
 
-In :math:`\lambda = \log (\alpha_t / \sigma_t)` the linear part of the probability flow, and of the
-reverse diffusion, is solved exactly, which leaves an integral of the denoiser :math:`\hat{x}`,
+In :math:`\lambda = \log (\alpha_t / \sigma_t)` the linear part of the probability flow is solved
+exactly, which leaves an integral of the noise
+:math:`\hat{\epsilon} = (x_t - \alpha_t \, \mathbb{E}[x \mid x_t]) / \sigma_t`,
 
-.. math:: x_s = \frac{\sigma_s}{\sigma_t} e^{-(a - 1) h} \, x_t + \alpha_s
-    \int_0^h a \, e^{-a (h - \tau)} \, \hat{x}(\lambda_t + \tau) \, d\tau \, (+ \text{noise})
+.. math:: x_s = \frac{\alpha_s}{\alpha_t} x_t - \sigma_s
+    \int_0^h e^{h - \tau} \, \hat{\epsilon}(\lambda_t + \tau) \, d\tau
     \qquad h = \lambda_s - \lambda_t
 
-with :math:`a = 1` for the flow and :math:`a = 1 + \eta^2` for the diffusion. Methods differ in the
-polynomial that stands for :math:`\hat{x}` under the integral.
+Methods differ in the polynomial that stands for :math:`\hat{\epsilon}` under the integral. The
+noise changes less along the flow than the clean state does, at high noise above all.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .denoiser import Denoiser
+from .integrator import clean
 from .schedule import Schedule
 
-__all__ = ["exponential_step", "exponential_weights", "log_ratio"]
+__all__ = ["exponential_step", "exponential_weights", "log_ratio", "noise"]
 
 
 def log_ratio(schedule: Schedule, t: Tensor) -> Tensor:
@@ -34,35 +37,30 @@ def log_ratio(schedule: Schedule, t: Tensor) -> Tensor:
     return -schedule.ratio(t).log()
 
 
-def exponential_weights(nodes: Tensor, h: Tensor, rate: float = 1.0) -> Tensor:
+def exponential_weights(nodes: Tensor, h: Tensor) -> Tensor:
     r"""The weights of the values of a function at nodes in the integral of its polynomial.
 
-    .. math:: w_j = \int_0^h a \, e^{-a (h - \tau)} L_j(\tau) \, d\tau
+    .. math:: w_j = -\int_0^h e^{h - \tau} L_j(\tau) \, d\tau
 
     with the polynomials :math:`L_j` of Lagrange.
 
     Arguments:
         nodes: The nodes, with shape :math:`(k)`, all different, the first at 0.
-        h: The step, with shape :math:`()`; for an infinite one all weight is on the first node.
-        rate: The rate :math:`a`.
+        h: The step, with shape :math:`()`.
 
     Returns:
-        The weights, with shape :math:`(k)`; they add up to :math:`1 - e^{-a h}`.
+        The weights, with shape :math:`(k)`; they add up to :math:`1 - e^h`.
 
     Example:
         >>> h = torch.tensor(0.1, dtype=torch.float64)
         >>> exponential_weights(torch.tensor([0.0, -0.1], dtype=torch.float64), h)
-        tensor([ 0.1435, -0.0484], dtype=torch.float64)
+        tensor([-0.1569,  0.0517], dtype=torch.float64)
     """
     count = len(nodes)
-    if not math.isfinite(float(h)):
-        return torch.eye(count, dtype=torch.float64)[0]
     # The integrals of powers, in units of the step, are the first row of the exponential of a
     # matrix: they lose no digits where the step is small, as recursions do.
-    z = rate * float(h)
     system = torch.diag(torch.ones(count, dtype=torch.float64), 1)
-    system[0] *= z
-    system[0, 0] = -z
+    system[0, 0], system[0, 1] = h, -h
     integrals = torch.linalg.matrix_exp(system)[0, 1:]
     factorials = torch.tensor([math.factorial(k) for k in range(count)], dtype=torch.float64)
     powers = (nodes / h).unsqueeze(0) ** torch.arange(count).unsqueeze(-1)
@@ -75,22 +73,37 @@ def exponential_step(
     x_t: Tensor,
     t: Tensor,
     s: Tensor,
-    means: Sequence[Tensor],
+    noises: Sequence[Tensor],
     nodes: Tensor,
 ) -> Tensor:
-    r"""A step of the probability flow, with the polynomial through given values of the denoiser.
+    r"""A step of the probability flow, with the polynomial through given values of the noise.
 
     Arguments:
         schedule: The schedule.
         x_t: The noisy state, with shape :math:`(*, event)`.
         t: The time, with shape :math:`()`.
-        s: The next time, with shape :math:`()`.
-        means: The values :math:`\hat{x}`, each with the shape of :math:`x_t`.
+        s: The next time, with shape :math:`()`. If there is no noise, the first value alone is
+            used: the step is infinite.
+        noises: The values :math:`\hat{\epsilon}`, each with the shape of :math:`x_t`.
         nodes: Their places :math:`\tau`, with shape :math:`(k)`, the first at 0.
     """
-    alpha_s, sigma_s = schedule(s)
-    w = exponential_weights(nodes, log_ratio(schedule, s) - log_ratio(schedule, t))
-    x_s = sigma_s / schedule.sigma(t) * x_t
-    for weight, mean in zip(alpha_s * w, means, strict=True):
-        x_s = x_s + weight * mean
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+    h = log_ratio(schedule, s) - log_ratio(schedule, t)
+    if not bool(h.isfinite()):
+        return alpha_s / alpha_t * (x_t - sigma_t * noises[0])
+    x_s = alpha_s / alpha_t * x_t
+    for weight, noise in zip(sigma_s * exponential_weights(nodes, h), noises, strict=True):
+        x_s = x_s + weight * noise
     return x_s
+
+
+def noise(denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Tensor:
+    r"""The mean :math:`\mathbb{E}[\epsilon \mid x_t]` of the noise.
+
+    Arguments:
+        denoiser: The denoiser.
+        x_t: The noisy state, with shape :math:`(*, event)`.
+        t: The time, with shape :math:`()`.
+    """
+    alpha, sigma = denoiser.schedule(t)
+    return (x_t - alpha * clean(denoiser, x_t, t)) / sigma

@@ -24,9 +24,9 @@ class PredictorCorrector(Integrator):
         + \sqrt{2 \delta} \, \sigma_s \, z
 
     where :math:`\hat{\epsilon} = (x_s - \alpha_s \mathbb{E}[x \mid x_s]) / \sigma_s`. Corrections
-    undo errors of the steps before, at the price of a bias of order :math:`\delta`: where data
-    vary much more than noise the variance of the latter is too large by
-    :math:`\delta / (2 - \delta)` of it.
+    undo errors of the steps before, at the price of a bias of order :math:`\delta`: for Gaussian
+    data they tend to the variance :math:`v + \delta \sigma_s^2 / (2 - \delta \sigma_s^2 / v)`
+    where :math:`v`, that of :math:`x_s`, is right.
 
     References:
         | Score-Based Generative Modeling through Stochastic Differential Equations
