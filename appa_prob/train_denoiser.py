@@ -60,11 +60,13 @@ class DenoiserConfig(BaseModel):
         train: The period to train on.
         validation: The period to validate on.
         window: The number of states of a window.
-        patch: The size of a patch of latents.
         width: The number of features of a token.
         depth: The number of blocks.
         heads: The number of attention heads.
         dropout: The share of features that are dropped in training.
+        turned: The share of windows that are turned by a random longitude in training, their
+            places then being unknown to the network: the laws of the atmosphere are the same
+            everywhere, and three years of weather are few.
         noise: The noise levels.
         training: How to train.
     """
@@ -76,11 +78,11 @@ class DenoiserConfig(BaseModel):
     train: Period
     validation: Period
     window: PositiveInt
-    patch: PositiveInt
     width: PositiveInt
     depth: PositiveInt
     heads: PositiveInt
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    turned: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     noise: NoiseConfig = NoiseConfig()
     training: TrainingConfig
 
@@ -100,7 +102,6 @@ def build_denoiser(
         channels,
         window=window,
         grid=(grid[0], grid[1]),
-        patch=config.patch,
         width=config.width,
         depth=config.depth,
         heads=config.heads,
@@ -143,9 +144,10 @@ def train_denoiser(
         assert isinstance(model, PreconditionedDenoiser)
         places = indices.unsqueeze(-1) + steps
         t = times(len(indices), generator)
-        x = train[places]
+        x, known = _turn(train[places], config.turned, generator)
         eps = torch.randn(x.shape, generator=generator)
-        return denoising_loss(model, x, t, eps, date=train_dates[places])
+        context = {"date": train_dates[places], "known": known}
+        return denoising_loss(model, x, t, eps, **context)
 
     def validate(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, PreconditionedDenoiser)
@@ -211,3 +213,12 @@ def _validation_losses(
             losses.append(denoising_loss(model, x, t, eps, date=dates[part]) * len(x))
         figures[f"loss_{sigma:g}"] = float(sum(losses)) / len(starts)
     return figures
+
+
+def _turn(x: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    r"""Turns a share of the windows by random longitudes, and tells which were left alone."""
+    known = torch.rand(len(x), generator=generator) >= share
+    steps = torch.randint(x.shape[-1], (len(x),), generator=generator).where(~known, 0)
+    columns = (torch.arange(x.shape[-1]) - steps.unsqueeze(-1)) % x.shape[-1]
+    index = columns.reshape(len(x), *(1,) * (x.ndim - 2), -1).expand(x.shape)
+    return x.gather(-1, index), known.to(x)

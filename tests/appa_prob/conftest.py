@@ -84,7 +84,6 @@ def tiny_model(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 **periods,
                 "autoencoder": str(folder / "autoencoder"),
                 "window": 4,
-                "patch": 1,
                 "width": 16,
                 "depth": 1,
                 "heads": 2,

@@ -1,12 +1,14 @@
 """Padding and convolutions on the sphere."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 from appa_prob.layers import ResidualBlock, SphereConv2d, pad_sphere
+from appa_prob.operators import Jacobian
 
 
 def smooth(latitude: Tensor, longitude: Tensor) -> Tensor:
@@ -53,6 +55,40 @@ def test_convolution_is_that_of_the_padded_field(device: torch.device) -> None:
     wide = torch.cat((tall[..., -1:], tall, tall[..., :1]), -1)
     expected = torch.nn.functional.conv2d(wide, conv.weight, conv.bias)
     assert torch.allclose(conv(x), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("forward", ["double-adjoint", "forward-mode"])
+def test_fixed_weights_change_no_value_and_no_derivative(
+    forward: Literal["double-adjoint", "forward-mode"],
+    device: torch.device,
+    generator: torch.Generator,
+) -> None:
+    conv = SphereConv2d(3, 5).double().to(device)
+    x, v, u = (
+        torch.randn(2, n, 6, 8, dtype=torch.float64, device=device, generator=generator)
+        for n in (3, 3, 5)
+    )
+    y = conv(x)
+    linear = y - conv(torch.zeros_like(x))
+    (pulled,) = torch.autograd.grad(conv(x.requires_grad_()), x, u)
+    conv.requires_grad_(False)
+    J = Jacobian(conv, x.detach(), (3, 6, 8), forward=forward)
+    assert torch.allclose(J.value, y, atol=1e-12)
+    assert torch.allclose(J(x.detach()), linear, atol=1e-12)
+    assert torch.allclose(J.adjoint(u), pulled, atol=1e-12)
+    assert torch.allclose((J(v) * u).sum(), (v * pulled).sum(), atol=1e-10)
+    mapped = torch.func.vmap(lambda a: conv(a.unsqueeze(0)).squeeze(0))(x.detach())
+    assert torch.allclose(mapped, y, atol=1e-12)
+
+
+def test_fixed_weights_follow_mixed_precision(device: torch.device) -> None:
+    conv = SphereConv2d(3, 5).to(device)
+    x = torch.randn(1, 3, 4, 8, device=device)
+    with torch.autocast(device.type, torch.bfloat16):
+        expected = conv(x)
+        found = conv.requires_grad_(False)(x)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    assert torch.equal(found, expected)
 
 
 def test_even_kernels_are_refused() -> None:

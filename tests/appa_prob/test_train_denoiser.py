@@ -12,6 +12,7 @@ from appa_prob.statistics import Statistics
 from appa_prob.train_autoencoder import Period, StandardisedStates, standardise_latents
 from appa_prob.train_denoiser import (
     DenoiserConfig,
+    _turn,
     build_denoiser,
     load_autoencoder,
     train_denoiser,
@@ -27,7 +28,6 @@ def config(data: Path, autoencoder: Path, window: int = 3) -> DenoiserConfig:
         train=Period(stop="2003-06-30"),
         validation=Period(start="2003-07-01"),
         window=window,
-        patch=1,
         width=8,
         depth=1,
         heads=2,
@@ -50,6 +50,17 @@ def test_denoiser_is_that_of_the_gaussian_at_first() -> None:
     ]
     mean = denoiser(x, t, date=torch.randn(3, 2))
     assert torch.allclose(mean.flatten(1), torch.stack(expected), atol=1e-4)
+
+
+def test_a_share_of_windows_is_turned_by_whole_columns() -> None:
+    x = torch.randn(4000, 2, 1, 1, 8)
+    turned, known = _turn(x, 0.25, torch.Generator().manual_seed(0))
+    assert torch.equal(turned[known == 1], x[known == 1])
+    assert abs(known.mean() - 0.75) < 0.03  # four standard deviations
+    match = torch.stack([(turned == x.roll(k, -1)).flatten(1).all(1) for k in range(8)])
+    assert (match.sum(0) == 1).all()  # each window is turned by one number of columns
+    steps = match.int().argmax(0)[known == 0].bincount(minlength=8)
+    assert (steps - steps.sum() / 8).abs().max() < 45  # four standard deviations
 
 
 def test_autoencoder_and_statistics_come_back(tiny_model: Path, world: Path) -> None:
