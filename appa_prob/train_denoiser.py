@@ -146,8 +146,7 @@ def train_denoiser(
         t = times(len(indices), generator)
         x, known = _turn(train[places], config.turned, generator)
         eps = torch.randn(x.shape, generator=generator)
-        context = {"date": train_dates[places], "known": known}
-        return denoising_loss(model, x, t, eps, **context)
+        return denoising_loss(model, x, t, eps, date=train_dates[places], known=known)
 
     def validate(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, PreconditionedDenoiser)
