@@ -22,6 +22,7 @@ from .cholesky import Cholesky
 from .coarsen import Coarsen
 from .concatenate import Concatenate
 from .convolution import Convolution
+from .differences import Divergence, Gradient, Laplacian
 from .direct import Direct
 from .eigenbasis import Eigenbasis
 from .elementary import Diagonal, Identity, Isotropic, Scaling, Zero
@@ -62,6 +63,7 @@ from .selection import Gather, Mask
 from .slices import Slice
 from .solution import ConvergenceWarning, Solution, Solver
 from .sparse import Sparse
+from .sphere_differences import SphereDivergence, SphereGradient, SphereLaplacian
 from .stack import BlockDiagonal, Stack
 from .stationary import Stationary
 from .surrogate import Surrogate
@@ -87,12 +89,14 @@ __all__ = [
     "Dense",
     "Diagonal",
     "Direct",
+    "Divergence",
     "Eigenbasis",
     "Ensemble",
     "Factored",
     "Fields",
     "Fourier",
     "Gather",
+    "Gradient",
     "Hartley",
     "Identity",
     "InnovationCovariance",
@@ -103,6 +107,7 @@ __all__ = [
     "Jacobian",
     "KernelCovariance",
     "Kronecker",
+    "Laplacian",
     "LineIntegrals",
     "LinearFunction",
     "LowRankPlusDiagonal",
@@ -127,6 +132,9 @@ __all__ = [
     "Solution",
     "Solver",
     "Sparse",
+    "SphereDivergence",
+    "SphereGradient",
+    "SphereLaplacian",
     "SphereMatern",
     "Stack",
     "Stationary",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["across_poles", "check_grid", "row_areas"]
+__all__ = ["across_poles", "check_grid", "check_latitude", "row_areas", "row_edges"]
 
 
 def check_grid(latitude: Tensor, longitude: Tensor) -> None:
@@ -28,17 +28,31 @@ def check_grid(latitude: Tensor, longitude: Tensor) -> None:
             f"expected two or more latitudes and longitudes, got shapes {tuple(latitude.shape)} "
             f"and {tuple(longitude.shape)}"
         )
-    steps = latitude.diff()
-    if not bool((latitude.abs() <= 90).all()) or not bool((steps > 0).all() or (steps < 0).all()):
-        raise ValueError(
-            "expected latitudes in [-90, 90] degrees that always increase or always decrease"
-        )
+    check_latitude(latitude)
     step = 360 / len(longitude)
     if not bool(((longitude.double().diff() - step).abs() < 1e-3 * step).all()):
         raise ValueError(
             f"expected {len(longitude)} longitudes at steps of {step:g} degrees, ascending around "
             f"the globe, got {float(longitude[0]):g} to {float(longitude[-1]):g}; sort them, or "
             "drop a repeated meridian"
+        )
+
+
+def check_latitude(latitude: Tensor) -> None:
+    r"""Checks that the latitudes of rows are ordered.
+
+    Arguments:
+        latitude: The latitudes of the rows, in degrees.
+
+    Raises:
+        ValueError: If they aren't.
+    """
+    if latitude.ndim != 1 or len(latitude) < 2:
+        raise ValueError(f"expected two or more latitudes, got shape {tuple(latitude.shape)}")
+    steps = latitude.diff()
+    if not bool((latitude.abs() <= 90).all()) or not bool((steps > 0).all() or (steps < 0).all()):
+        raise ValueError(
+            "expected latitudes in [-90, 90] degrees that always increase or always decrease"
         )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -18,11 +19,13 @@ from appa_prob.operators import (
     Convolution,
     Dense,
     Diagonal,
+    Divergence,
     Eigenbasis,
     Ensemble,
     Factored,
     Fourier,
     Gather,
+    Gradient,
     Hartley,
     Identity,
     InnovationCovariance,
@@ -31,6 +34,7 @@ from appa_prob.operators import (
     Jacobian,
     KernelCovariance,
     Kronecker,
+    Laplacian,
     LinearFunction,
     LineIntegrals,
     LowRankPlusDiagonal,
@@ -44,6 +48,9 @@ from appa_prob.operators import (
     Scaling,
     Slice,
     Sparse,
+    SphereDivergence,
+    SphereGradient,
+    SphereLaplacian,
     SphereMatern,
     Stack,
     Stationary,
@@ -54,6 +61,7 @@ from appa_prob.operators import (
     Zero,
 )
 from appa_prob.operators.convolution import Method
+from appa_prob.operators.differences import Scheme
 from appa_prob.operators.interpolate import node_weights
 from appa_prob.operators.pad import BOUNDARIES, Boundary
 from appa_prob.operators.testing import check_operator
@@ -407,6 +415,134 @@ def line_integrals(g: torch.Generator) -> Case:
                 low, high = max(low, near), min(high, far)
         M[ray, row, column] = max(high - low, 0.0) * (end[ray] - start[ray]).norm()
     return LineIntegrals(start, end, (3, 2), (1.0, 2.0)), M.reshape(4, 6)
+
+
+def shifted(g: torch.Generator, n: int, step: int, boundary: Boundary) -> Tensor:
+    """The matrix that takes the element a step ahead."""
+    place = torch.arange(n, device=g.device) + step
+    if boundary == "zero":
+        inside = (place >= 0) & (place < n)
+        return eye(g, n)[place.clamp(0, n - 1)] * inside[:, None]
+    return eye(g, n)[place % n if boundary == "periodic" else place.clamp(0, n - 1)]
+
+
+def differences(g: torch.Generator, boundary: Boundary, scheme: Scheme) -> Case:
+    one, rows, columns = eye(g, 2), eye(g, 3), eye(g, 4)
+    parts = []
+    for n in (3, 4):
+        ahead, behind = shifted(g, n, 1, boundary), shifted(g, n, -1, boundary)
+        parts.append(ahead - eye(g, n) if scheme == "forward" else (ahead - behind) / 2)
+    grid = torch.cat((torch.kron(parts[0], columns) / 2, torch.kron(rows, parts[1])))
+    A = Gradient((2, 3, 4), 2, (2.0, 1.0), boundary, scheme)
+    return A.to(torch.float64), torch.kron(one, grid)
+
+
+def laplacian(g: torch.Generator, boundary: Boundary) -> Case:
+    parts = [
+        shifted(g, n, 1, boundary) - 2 * eye(g, n) + shifted(g, n, -1, boundary) for n in (3, 4)
+    ]
+    M = torch.kron(parts[0], eye(g, 4)) / 4 + torch.kron(eye(g, 3), parts[1])
+    return Laplacian((3, 4), None, (2.0, 1.0), boundary).to(torch.float64), M
+
+
+for boundary in BOUNDARIES:
+    CASES[f"{boundary}_laplacian"] = functools.partial(laplacian, boundary=boundary)
+    for scheme in ("forward", "central"):
+        CASES[f"{boundary}_{scheme}_gradient"] = functools.partial(
+            differences, boundary=boundary, scheme=scheme
+        )
+
+
+@case
+def divergence(g: torch.Generator) -> Case:
+    A, M = differences(g, "replicate", "forward")
+    return Divergence(A.in_shape, 2, (2.0, 1.0)).to(torch.float64), -M.mT
+
+
+GRIDS = {"poles": (90.0, 30.0, -10.0, -90.0), "offset": (-80.0, -15.0, 35.0, 70.0)}
+
+
+def sphere_rows(g: torch.Generator, grid: str) -> tuple[Tensor, list[float], list[float]]:
+    """The latitudes, and in radians these and the edges of the rows."""
+    degrees = GRIDS[grid]
+    edges = [(a + b) / 2 for a, b in itertools.pairwise(degrees)]
+    south = math.copysign(90.0, degrees[-1] - degrees[0])
+    latitude = torch.tensor(degrees, dtype=torch.float64, device=g.device)
+    radians = [[math.radians(a) for a in row] for row in (degrees, [-south, *edges, south])]
+    return latitude, radians[0], radians[1]
+
+
+def sphere_laplacian(g: torch.Generator, grid: str) -> Case:
+    """Fluxes through the four edges of each cell; those of a cell at a pole are averaged."""
+    latitude, phi, edge = sphere_rows(g, grid)
+    M, radius, step = torch.zeros(4, 4, 4, 4, dtype=torch.float64), 2.0, math.pi / 2
+    for i, j in itertools.product(range(4), range(4)):
+        area = radius**2 * step * (math.sin(edge[i + 1]) - math.sin(edge[i]))
+        pole = abs(abs(phi[i]) - math.pi / 2) < 1e-12
+        for k in (i - 1, i + 1):
+            if 0 <= k < 4:
+                width = math.cos(edge[max(i, k)]) * step / (phi[k] - phi[i]) * (k - i) / area
+                beyond = abs(abs(phi[k]) - math.pi / 2) < 1e-12
+                for c in range(4) if pole or beyond else [j]:
+                    M[i, j, k, c] += width / (4 if pole or beyond else 1)
+                for c in range(4) if pole else [j]:
+                    M[i, j, i, c] -= width / (4 if pole else 1)
+        for c in (j - 1, j + 1):
+            if not pole:
+                width = (edge[i + 1] - edge[i]) / (step * math.cos(phi[i]) * area)
+                M[i, j, i, c % 4] += width
+                M[i, j, i, j] -= width
+    A = SphereLaplacian(latitude, 4, radius=radius)
+    return A, M.reshape(16, 16).to(g.device)
+
+
+def sphere_divergence(g: torch.Generator, grid: str) -> Case:
+    latitude, phi, edge = sphere_rows(g, grid)
+    M, radius, step = torch.zeros(4, 4, 2, 4, 4, dtype=torch.float64), 2.0, math.pi / 2
+    for i, j in itertools.product(range(4), range(4)):
+        area = radius * step * (math.sin(edge[i + 1]) - math.sin(edge[i]))
+        pole = abs(abs(phi[i]) - math.pi / 2) < 1e-12
+        for k in (i - 1, i + 1):
+            if 0 <= k < 4:
+                flux = (k - i) * math.cos(edge[max(i, k)]) * step / area / 2
+                for row, c in itertools.product((i, k), range(4) if pole else [j]):
+                    M[i, j, 1, row, c] += flux / (4 if pole else 1)
+        if not pole:
+            for side in (-1, 1):
+                M[i, j, 0, i, (j + side) % 4] += side * (edge[i + 1] - edge[i]) / area / 2
+    A = SphereDivergence(latitude, 4, 1, radius=radius)
+    return A, M.reshape(16, 32).to(g.device)
+
+
+def sphere_gradient(g: torch.Generator, grid: str) -> Case:
+    """Lagrange's derivatives along whole meridians, on the far side of the globe too."""
+    latitude, phi, _ = sphere_rows(g, grid)
+    M, radius = torch.zeros(2, 4, 4, 4, 4, dtype=torch.float64), 2.0
+    poles = [abs(abs(a) - math.pi / 2) < 1e-12 for a in phi]
+    turn = math.copysign(math.pi, phi[-1] - phi[0])
+    around = [(a, i, 0) for i, a in enumerate(phi)]
+    back = [(turn - a, i, 2) for i, a in reversed(list(enumerate(phi))) if not poles[i]]
+    back_first = [(-turn - a, i, 2) for i, a in reversed(list(enumerate(phi))) if not poles[i]]
+    ring = back_first + around + back
+    for i, j in itertools.product(range(4), range(4)):
+        at = ring.index((phi[i], i, 0))
+        near = ring[at - 1 : at + 2]
+        for node, row, half in near:
+            a, b = (other for other, _, _ in near if other != node)
+            slope = (2 * phi[i] - a - b) / ((node - a) * (node - b)) / radius
+            M[1, i, j, row, (j + half) % 4] += slope
+            if poles[i]:
+                M[0, i, j, row, (j + 1 + half) % 4] += slope * (1 if phi[i] < 0 else -1)
+        if not poles[i]:
+            for side in (-1, 1):
+                M[0, i, j, i, (j + side) % 4] += side / (math.pi * math.cos(phi[i]) * radius)
+    A = SphereGradient(latitude, 4, radius=radius)
+    return A, M.reshape(32, 16).to(g.device)
+
+
+for grid in GRIDS:
+    for make in (sphere_gradient, sphere_divergence, sphere_laplacian):
+        CASES[f"{make.__name__}_{grid}"] = functools.partial(make, grid=grid)
 
 
 @case
