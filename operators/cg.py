@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .innovation import InnovationCovariance
 from .iterative import Iterate, KrylovSolver
-from .krylov import System, accumulate, dot, norm
+from .krylov import System, accumulate, dot
 from .registry import register
 from .shapes import flatten
 
@@ -107,7 +107,8 @@ def _product(system: System, p: Tensor) -> tuple[Tensor, Tensor, Tensor | None, 
     """The curvature p^T S p and whether it is surely positive, S p, and V H^T p."""
     q, lifted = system.product(p)
     curvature = dot(p, q)
-    return curvature, curvature > system.eps * norm(p) * norm(q), q, lifted
+    sizes = system.lengths
+    return curvature, curvature > system.eps * sizes[0] * sizes[1], q, lifted
 
 
 def _last(system: System, p: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .iterative import Iterate, KrylovSolver
-from .krylov import System, accumulate, norm
+from .krylov import System, accumulate, length, norm
 from .registry import register
 
 __all__ = ["GMRES"]
@@ -142,7 +142,7 @@ class Space:
 
     def extend(self, z: Tensor, w: Tensor, lifted: Tensor | None) -> None:
         """Adds a direction z with its product w = S z."""
-        j, size = len(self.directions), norm(w)
+        j, size = len(self.directions), length(w)
         Q = torch.stack(self.basis, dim=-2)
         h = torch.zeros_like(Q[..., 0])
         for _ in range(2):  # once more, for what rounding left

@@ -48,11 +48,12 @@ class System:
         self.working = torch.float32 if b.device.type == "mps" else torch.float64
         self.eps = torch.finfo(b.dtype).eps
         self.b = self.flatten(b)
-        size = norm(self.b)
+        size = length(self.b)
         self.nonzero = size > 0
         self.size = torch.where(self.nonzero, size, 1.0)
         self.tolerance = max(rtol, 8 * self.eps) if rtol else 0.0
-        self.gain = torch.zeros_like(size)
+        self.gain = torch.zeros_like(size)  # a lower bound of the norm of S
+        self.lengths = size, size  # the norms of u and S u in the last product
         self.lifts = isinstance(S, InnovationCovariance)
         self.lifted_event = S.H.in_shape if isinstance(S, InnovationCovariance) else Size()
 
@@ -81,9 +82,8 @@ class System:
             product = self.flatten(self.S.complete(field, lifted))
         else:
             product = self.flatten(self.S.forward(field))
-        with torch.no_grad():  # a lower bound of the norm of S
-            gain = norm(product) / norm(u).clamp_min(torch.finfo(u.dtype).tiny)
-            self.gain = torch.fmax(self.gain, gain)
+        self.lengths = length(u), length(product)
+        self.gain = torch.fmax(self.gain, self.lengths[1] / self.lengths[0])
         return product, lifted
 
     def precondition(self, r: Tensor) -> Tensor:
@@ -93,14 +93,13 @@ class System:
         )
 
     def relative(self, r: Tensor) -> Tensor:
-        """The relative norms of residuals."""
-        return torch.where(self.nonzero, norm(r) / self.size, 0.0)
+        """The relative norms of residuals, 0 where b is."""
+        return length(r) / self.size
 
     def verified(self, x: Tensor, residual: Tensor) -> Tensor:
         """Residuals, computed anew if some are so small that rounding may hide in them."""
-        with torch.no_grad():
-            rounding = 1e3 * self.eps * (1 + self.gain * norm(x) / self.size)
-            doubtful = self.nonzero & (residual < rounding)
+        rounding = 1e3 * self.eps * (1 + self.gain * length(x) / self.size)
+        doubtful = self.nonzero & (residual < rounding)
         if bool(doubtful.any()):
             return self.relative(self.b - self.product(x)[0])
         return residual
@@ -158,6 +157,13 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     """The inner products of vectors."""
     inner: Tensor = torch.linalg.vecdot(a, b)
     return inner
+
+
+@torch.no_grad()
+def length(a: Tensor) -> Tensor:
+    """The norms of vectors, without a gradient: what decides, but isn't part of the solution."""
+    size: Tensor = torch.linalg.vector_norm(a, dim=-1)
+    return size
 
 
 def norm(a: Tensor) -> Tensor:

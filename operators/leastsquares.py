@@ -11,7 +11,7 @@ from torch import Size, Tensor
 
 from .base import Operator
 from .iterative import Iterative
-from .krylov import batch_of, norm
+from .krylov import batch_of, length, norm
 from .shapes import broadcast
 from .solution import Solution, report
 
@@ -45,9 +45,9 @@ class Problem:
         self.rtol = rtol
         self.b = self.flatten(b, A.out_shape)
         gradient = self.adjoint(self.b)
-        self.size = norm(gradient)
+        self.size = length(gradient)
         self.nonzero = self.size > 0
-        self.floor = 8 * self.eps * norm(self.b) / torch.where(self.nonzero, self.size, 1.0)
+        self.floor = 8 * self.eps * length(self.b) / torch.where(self.nonzero, self.size, 1.0)
         self.x, self.r = torch.zeros_like(gradient), self.b
         if x0 is not None:
             self.x = torch.where(self.nonzero[..., None], self.flatten(x0, A.in_shape), 0.0)
@@ -79,7 +79,7 @@ class Problem:
 
     def gradient(self, x: Tensor) -> Tensor:
         """The relative norms of A^T (b - A x), computed anew."""
-        return self.relative(norm(self.adjoint(self.b - self.forward(x))))
+        return self.relative(length(self.adjoint(self.b - self.forward(x))))
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,11 @@ class Bidiagonal:
     def step(self, active: Tensor) -> None:
         """Extends the bases of the active problems by one vector each."""
         q = self.problem.forward(self.v)
-        self.u, self.beta = normalised(q - self.alpha[..., None] * self.u, active, norm(q))
+        self.u, self.beta = normalised(q - self.alpha[..., None] * self.u, active, length(q))
         q = self.problem.adjoint(self.u)
-        column = norm(torch.stack((self.alpha, self.beta), dim=-1))
+        column = torch.hypot(self.alpha, self.beta).detach()
         self.scale = torch.fmax(self.scale, column)
-        self.v, self.alpha = normalised(q - self.beta[..., None] * self.v, active, norm(q))
+        self.v, self.alpha = normalised(q - self.beta[..., None] * self.v, active, length(q))
 
 
 def normalised(w: Tensor, active: Tensor, size: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
@@ -156,12 +156,10 @@ def normalised(w: Tensor, active: Tensor, size: Tensor | float = 0.0) -> tuple[T
         active: Whether there is to be a vector, with shape :math:`(*)`.
         size: The norms of what the vectors are differences from, with shape :math:`(*)`.
     """
-    length = norm(w)
-    usable = active & (length > 10 * torch.finfo(w.dtype).eps * size) & length.isfinite()
-    safe = torch.where(usable, length, 1.0)
-    return torch.where(usable[..., None], w / safe[..., None], 0.0), torch.where(
-        usable, length, 0.0
-    )
+    long = norm(w)
+    usable = active & (long > 10 * torch.finfo(w.dtype).eps * size) & long.isfinite()
+    safe = torch.where(usable, long, 1.0)
+    return torch.where(usable[..., None], w / safe[..., None], 0.0), torch.where(usable, long, 0.0)
 
 
 def rotation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:

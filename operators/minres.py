@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .iterative import Iterate, KrylovSolver
-from .krylov import System, accumulate, dot, norm
+from .krylov import System, accumulate, dot, length, norm
 from .registry import register
 from .shapes import over
 
@@ -100,8 +100,8 @@ class MINRES(KrylovSolver):
                 new = new.minus(weight, old)
             new = new.over(safe)
             # Singular systems that have no solution send x to infinity once r is the least.
-            length = norm(x + step[..., None] * new.z)
-            usable = usable & (system.eps * system.gain * length <= 0.01 * system.size)
+            size = length(x + step[..., None] * new.z)
+            usable = usable & (system.eps * system.gain * size <= 0.01 * system.size)
             step = torch.where(usable, step, 0.0)
             x = x + step[..., None] * new.z
             r = r - step[..., None] * new.product
@@ -146,10 +146,9 @@ class Lanczos:
         q, field = self.system.product(z)
         alpha = dot(z, q)
         w = q - alpha[..., None] * self.v - self.beta[..., None] * self.previous
-        size = norm(q)
-        self.scale = torch.fmax(self.scale, norm(torch.stack((alpha, self.beta), dim=-1)))
+        self.scale = torch.fmax(self.scale, alpha.detach().abs())
         eps = torch.finfo(w.dtype).eps
-        self._follow(w, active & (norm(w) > 10 * eps * size))
+        self._follow(w, active & (length(w) > 10 * eps * self.system.lengths[1]))
         return z, q, field, alpha, self.beta
 
 
