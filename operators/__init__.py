@@ -33,6 +33,7 @@ from .fields import Fields, Restrict
 from .fourier import Fourier
 from .function import LinearFunction
 from .gmres import GMRES
+from .harmonics import SphericalHarmonics
 from .hartley import Hartley
 from .innovation import InnovationCovariance
 from .interpolate import Interpolate
@@ -136,6 +137,7 @@ __all__ = [
     "SphereGradient",
     "SphereLaplacian",
     "SphereMatern",
+    "SphericalHarmonics",
     "Stack",
     "Stationary",
     "Sum",

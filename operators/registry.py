@@ -268,9 +268,11 @@ class Builder:
                 f"expected the arguments {', '.join(parameters)} of {entry.name}, got "
                 f"{', '.join(spec.keys() - {'kind'}) or 'none'}; add {', '.join(missing)}"
             )
+        dtype = None if spec.get("dtype") is None else as_dtype(spec["dtype"])
+        if dtype is not None and "dtype" in parameters:
+            named["dtype"] = dtype
         result = entry.cls(*positional, **named)
-        dtype = spec.get("dtype")
-        return result if dtype is None else result.to(as_dtype(dtype))
+        return result if dtype is None else result.to(dtype)
 
 
 def _add(entry: Entry) -> None:
