@@ -69,6 +69,9 @@ class Dense(Operator):
         x = self.matrix.mT @ flatten(y, self.out_shape)[..., None]
         return unflatten(x[..., 0], self.in_shape)
 
+    def _diagonal(self) -> Tensor:
+        return self.matrix.diagonal(dim1=-2, dim2=-1)
+
     def cross(self, H: Operator) -> Tensor:
         if not isinstance(H, (Gather, Mask)):
             return super().cross(H)

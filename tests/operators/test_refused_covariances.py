@@ -88,3 +88,8 @@ def test_false_declarations_of_symmetry_are_found() -> None:
     for call in (A.sample, A.logdet, lambda: A.solve(torch.randn(6))):
         with pytest.raises(ValueError, match="declared symmetric and isn't"):
             call()
+
+
+def test_the_diagonal_of_a_given_matrix_is_there_at_any_size() -> None:
+    matrix = torch.arange(2001.0).diag_embed() + 1.0
+    assert torch.equal(Dense(matrix, symmetric=True).diagonal(), matrix.diagonal())
