@@ -7,10 +7,11 @@ front, and merge neighbours by the rules of :mod:`.simplify`.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .base import Operator, common_dtype
-from .elementary import Diagonal, Identity
+from .elementary import Diagonal, Identity, Scaling
 from .expressions import Composition, Sum, check_chain, check_terms, typed
 from .kronecker import Kronecker
 from .power import Power
@@ -124,6 +125,9 @@ def power(operator: Operator, exponent: int) -> Operator:
     c, rest = split(operator)
     if not exponent or isinstance(rest, Identity):
         check_chain((operator, operator))
+        if operator.batch_shape and not exponent:  # an identity for each of them
+            ones = torch.ones(operator.batch_shape, dtype=operator.dtype, device=operator.device)
+            return Scaling(ones, operator.in_shape)
         found: Operator = Identity(
             operator.in_shape, dtype=operator._own_dtype(), device=operator._own_device()
         )

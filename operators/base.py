@@ -368,6 +368,10 @@ class Operator(Map, Columns):
         """Whether the operator is made as the adjoint of another one."""
         return other is self and self.symmetric
 
+    def _same(self, other: Operator) -> bool:
+        """Whether another operator is known to have the same matrix."""
+        return other is self
+
     def _retarget(self, dtype: torch.dtype | None, device: torch.device | None) -> None:
         if dtype is not None and not any(map(differentiable, tensors(self))):
             self._dtype = dtype

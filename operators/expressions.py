@@ -259,7 +259,7 @@ class Adjoint(Operator):
         return self.operator
 
     def _mirrors(self, other: Operator) -> bool:
-        return other is self.operator
+        return self.operator._same(other)
 
     def __repr__(self) -> str:
         return f"{enclosed(self.operator)}.T"

@@ -21,6 +21,7 @@ from .expressions import Adjoint, Composition, Scaled, enclosed, mirrored, typed
 from .kronecker import Kronecker
 from .power import Power
 from .registry import register
+from .reorder import Permute, Reshape
 from .shapes import over
 from .solution import Solver
 from .stack import BlockDiagonal
@@ -151,17 +152,19 @@ def inverse(operator: Operator, solver: Solver | None = None) -> Operator:
         return found
     if isinstance(operator, Power):
         return Power(of(operator.operator), operator.exponent)
-    if isinstance(operator, Composition) and all(map(square, operator.factors)):
+    if isinstance(operator, (Permute, Reshape)):
+        return operator.T
+    if isinstance(operator, Composition) and all(map(invertible, operator.factors)):
         factors = [of(factor) for factor in reversed(operator.factors)]
         if not any(isinstance(factor, Inverse) for factor in factors):
             return Composition(*factors)
-    if not square(operator):
+    if operator.shape[-1] != operator.shape[-2]:
         raise ValueError(
             f"expected a square operator to be inverted, got {operator!r}; others have a "
             "pseudo-inverse"
         )
     parts = getattr(operator, "blocks", getattr(operator, "factors", ()))
-    whole = by_parts(operator, of) if all(map(square, parts)) else None
+    whole = by_parts(operator, of) if all(map(invertible, parts)) else None
     return Inverse(operator, solver) if whole is None else whole
 
 
@@ -194,6 +197,7 @@ def by_parts(operator: Operator, function: Callable[[Operator], Operator]) -> Op
     return None
 
 
-def square(operator: Operator) -> bool:
-    """Whether inputs and outputs have as many elements."""
-    return operator.in_shape.numel() == operator.out_shape.numel()
+def invertible(operator: Operator) -> bool:
+    """Whether the shapes of a part are those of an inverse."""
+    base = operator.operator if isinstance(operator, Adjoint) else operator
+    return base.in_shape == base.out_shape or isinstance(base, (Permute, Reshape))

@@ -115,6 +115,14 @@ class Gather(Operator):
         self._check(y, self.out_shape)
         return index_add(x, flatten(y, self.out_shape), self.indices.reshape(-1), self.in_shape)
 
+    def _same(self, other: Operator) -> bool:
+        # Rules of simplification make equal selections of equal parts, as different objects.
+        return other is self or (
+            isinstance(other, Gather)
+            and self.in_shape == other.in_shape
+            and self.indices.equal(other.indices)
+        )
+
 
 def pick(x: Tensor, indices: Tensor, event: Size) -> Tensor:
     r"""Selects elements of events by flat indices.

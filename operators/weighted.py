@@ -65,6 +65,14 @@ class WeightedGather(Operator):
         self._check(y, self.out_shape)
         return spread_sums(y, self.indices, self.weights, x, self.in_shape)
 
+    def _same(self, other: Operator) -> bool:
+        return other is self or (
+            isinstance(other, WeightedGather)
+            and self.in_shape == other.in_shape
+            and self.indices.equal(other.indices)
+            and self.weights.equal(other.weights)
+        )
+
 
 def by_corner(a: Tensor) -> Tensor:
     """A matrix of shape (n, k) whose columns are contiguous: the first elements of all sums, then

@@ -15,6 +15,7 @@ from appa_prob.operators import (
     Concatenate,
     Dense,
     Diagonal,
+    Gather,
     Identity,
     Inverse,
     Isotropic,
@@ -24,11 +25,13 @@ from appa_prob.operators import (
     Operator,
     Power,
     PseudoInverse,
+    Reshape,
     Scaled,
     Scaling,
     Solution,
     Stack,
     Sum,
+    WeightedGather,
     Zero,
 )
 
@@ -125,6 +128,14 @@ def test_symmetry_is_seen_through_blocks_and_kronecker_factors() -> None:
     P = dense(3, 3) ** 2
     assert (P @ V @ P.T).symmetric
     assert not (P @ V @ P).symmetric
+    # Merging on both sides makes two selections, which are equal but not one object.
+    R, one = Reshape((2, 2), 4), Gather(torch.tensor([3]), 4)
+    inner = R @ Kronecker([covariance(2), covariance(2)]) @ R.T
+    assert (one @ inner @ one.T).symmetric
+    other = Gather(torch.tensor([2]), 4)
+    assert not (one @ inner @ other.T).symmetric
+    weighted = WeightedGather(torch.tensor([[0, 3]]), noise(1, 2), 4)
+    assert (weighted @ inner @ weighted.T).symmetric
 
 
 def test_transposed_selections_merge() -> None:
@@ -187,6 +198,10 @@ def test_powers_simplify() -> None:
     A, d = dense(3, 3), noise(3).abs() + 0.1
     assert (A**0).spec() == {"kind": "Identity", "shape": [3], "dtype": "float64"}
     assert A**1 is A
+    batch = Dense(noise(5, 3, 3))
+    assert (batch**0).batch_shape == (5,) and (batch**2).batch_shape == (5,)
+    c = noise(5)
+    same(Scaling(c, 3) ** 2, c[:, None, None].square() * torch.eye(3, dtype=F64))
     cube = A @ A**2
     assert isinstance(cube, Power) and cube.exponent == 3 and cube.operator is A
     sixth = (A**3) ** 2
@@ -249,6 +264,14 @@ def test_products_invert_factor_by_factor_only_where_no_solver_is_needed() -> No
     H = dense(3, 3)
     S = H @ covariance(3) @ H.T
     assert isinstance(S.inverse(CG()), Inverse)  # as a whole, S is symmetric: H isn't
+
+
+def test_inverses_of_reshaped_operators() -> None:
+    R, K = Reshape((2, 2), 4), Kronecker([covariance(2), covariance(2)])
+    assert isinstance(Reshape(4, (2, 2)).inverse() @ Dense(noise(4, 4), 4, (2, 2)), Composition)
+    same((R @ K @ R.T).inverse(), torch.linalg.inv(K.to_dense()))
+    M = noise(4, 4)
+    same(BlockDiagonal([Dense(M, (2, 2), 4)]).inverse(TIGHT), torch.linalg.inv(M))
 
 
 def test_blocks_that_are_not_square_are_inverted_together() -> None:
