@@ -11,7 +11,7 @@ from torch import Size, Tensor
 
 from appa_prob.operators import Operator
 from appa_prob.operators.dense import draw
-from appa_prob.operators.shapes import broadcast, flatten
+from appa_prob.operators.shapes import broadcast, flatten, unflatten
 
 from .denoiser import over
 from .gaussian import ConditionalCovariance, Gaussian
@@ -115,8 +115,8 @@ class Mixture:
         picks = torch.multinomial(rows, count, replacement=True, generator=generator)
         picks = picks.T.reshape(*shape, *batch[:-1])
         draws = self.means + draw(self.covariances, batch, shape, generator)
-        one = torch.nn.functional.one_hot(picks, batch[-1]).to(weights)
-        return self._sum(one, draws)
+        index = over(picks.unsqueeze(-1), self._event).expand(*picks.shape, 1, *self._event)
+        return draws.gather(picks.ndim, index).squeeze(picks.ndim)
 
     def condition(self, likelihood: Likelihood) -> Mixture:
         r"""Conditions on an observation :math:`y = h(x) + \eta`, with :math:`h` linearised at the
@@ -157,10 +157,23 @@ class Mixture:
         return x.unsqueeze(x.ndim - len(self._event))
 
     def _combine(self, fields: Tensor) -> Tensor:
-        return self._sum(self.log_weights.exp(), fields)
+        return unflatten(
+            average(self.log_weights.exp(), flatten(fields, self._event)), self._event
+        )
 
-    def _sum(self, weights: Tensor, fields: Tensor) -> Tensor:
-        return (over(weights, self._event) * fields).sum(-1 - len(self._event))
+
+def average(weights: Tensor, vectors: Tensor) -> Tensor:
+    r"""The average :math:`\sum_k w_k v_k`.
+
+    Arguments:
+        weights: The weights, with shape :math:`(*, K)`.
+        vectors: The vectors, with shape :math:`(*, K, n)`.
+
+    Example:
+        >>> average(torch.tensor([0.5, 0.5]), torch.eye(2))
+        tensor([0.5000, 0.5000])
+    """
+    return (weights[..., None, :] @ vectors)[..., 0, :]
 
 
 class MixtureCovariance(Operator):
@@ -195,12 +208,19 @@ class MixtureCovariance(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         event = self.in_shape
-        x = x.unsqueeze(x.ndim - len(event))
-        inner = flatten(self.deviations * x, event).sum(-1)
-        rank_one = over(self.weights * inner, event) * self.deviations
-        return (rank_one + over(self.weights, event) * self.covariances.forward(x)).sum(
-            -1 - len(event)
-        )
+        spread = flatten(self.covariances.forward(x.unsqueeze(x.ndim - len(event))), event)
+        # A covariance that all components share is there once.
+        inner = spread[..., 0, :] if spread.shape[-2] == 1 else average(self.weights, spread)
+        return unflatten(inner + self._between(flatten(x, event)), event)
+
+    def _between(self, x: Tensor) -> Tensor:
+        """The part of the deviations, by products of matrices whose columns are the first axes."""
+        deviations = flatten(self.deviations, self.in_shape)
+        extra = max(x.ndim - deviations.ndim + 1, 0)
+        columns = x.reshape(-1, *x.shape[extra:]).movedim(0, -1)
+        y = deviations.mT @ (self.weights[..., None] * (deviations @ columns))
+        y = y.movedim(-1, 0)
+        return y.reshape((*x.shape[:extra], *y.shape[1:]))
 
     def adjoint(self, y: Tensor) -> Tensor:
         self._check(y, self.out_shape)
