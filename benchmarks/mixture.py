@@ -122,7 +122,8 @@ def sliced(x: Tensor, reference: Tensor, slices: int, generator: torch.Generator
     directions = torch.randn(x.shape[-1], slices, dtype=x.dtype, generator=generator)
     directions = directions / directions.norm(dim=0)
     ours = (x @ directions).sort(0).values.repeat_interleave(len(reference) // len(x), 0)
-    return (reference @ directions).sort(0).values - ours
+    gaps: Tensor = (reference @ directions).sort(0).values - ours
+    return gaps
 
 
 def score(law: str, x: Tensor, reference: Tensor, generator: torch.Generator) -> float:
