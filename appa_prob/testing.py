@@ -1,7 +1,8 @@
 """What tests of your own operators, denoisers and integrators can use.
 
-``check_operator`` runs the suite that every operator of this package passes, in one line; random
-expressions with dense twins come from hypothesis strategies, which need the extra ``testing``.
+``check_operator`` runs the suite that every operator of this package passes, in one line, and
+``check_sampler`` that of integrators and methods of guidance; random expressions with dense twins
+come from hypothesis strategies, which need the extra ``testing``.
 
 Example:
     >>> import torch
@@ -15,11 +16,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from appa_prob.operators.testing import check_operator
+from appa_prob.samplers.testing import check_sampler
 
 if TYPE_CHECKING:
     from appa_prob.operators.strategies import Leaf, Twin, covariances, expressions
 
-__all__ = ["Leaf", "Twin", "check_operator", "covariances", "expressions"]
+__all__ = ["Leaf", "Twin", "check_operator", "check_sampler", "covariances", "expressions"]
 
 
 def __getattr__(name: str) -> Any:

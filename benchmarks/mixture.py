@@ -18,9 +18,11 @@ denoiser and products with its Jacobian, per sample. Where azula is installed it
 run beside ours, in the same process, with the same schedule and steps.
 
 The published DPS takes steps of a length that does not depend on the noise, so that its strength
-depends on the number of steps; ``DPS as published`` is that loop. Our :class:`DPS` is a denoiser,
-whose gradient is scaled by the noise as Tweedie's formula has it: it is another method at the same
-:math:`\zeta`.
+depends on the number of steps; ``DPS as published`` is that loop. Run here it gives the published
+figures for one observation, and about twice these for two and four, for a reason that is not known
+(neither the slip of that code, nor its noise, nor the strength accounts for it). Our :class:`DPS`
+is a denoiser, whose gradient is scaled by the noise as Tweedie's formula has it: it is another
+method at the same :math:`\zeta`.
 
 References:
     | Monte Carlo Guided Diffusion for Bayesian Linear Inverse Problems (Cardoso et al., 2023)

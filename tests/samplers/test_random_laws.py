@@ -60,7 +60,7 @@ def gap(
     return sum(float((a - b).norm() / b.norm()) for a, b in zip(found, end, strict=True))
 
 
-@settings(max_examples=max(settings.default.max_examples // 4, 1))
+@settings(max_examples=max(settings().max_examples // 4, 1))
 @given(
     seed=st.integers(0, 2**20),
     n=st.integers(20, 28),
