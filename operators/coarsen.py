@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .axis import axis_sums, spread_axis
 from .base import Operator
@@ -105,13 +106,14 @@ class Coarsen(Operator):
 
     def _spread(self, y: Tensor) -> Tensor:
         rows, columns = self.in_shape[-2:]
+        if not y.numel():
+            return y.new_zeros(*y.shape[:-2], rows, columns)
         if not self.whole:
             (i, r), (j, c) = self.shares
             x = spread_axis(y, j, c, y.new_zeros(*y.shape[:-1], columns), -1)
             return spread_axis(x, i, r, x.new_zeros(*y.shape[:-2], rows, columns), -2)
-        f, g = map(int, self.factors)
-        x = y[..., :, None, :, None].expand(*y.shape[:-1], f, y.shape[-1], g)
-        return x.reshape(*y.shape[:-2], rows, columns)
+        fine = functional.interpolate(y.reshape(1, -1, *y.shape[-2:]), size=(rows, columns))
+        return fine.reshape(*y.shape[:-2], rows, columns)
 
     def _areas(self, weights: Tensor | None, latitude: Tensor | None) -> Tensor | None:
         rows, columns = self.in_shape[-2:]

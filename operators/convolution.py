@@ -83,7 +83,10 @@ class Convolution(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._direct:
-            return self._correlated(self._padded(x), self.kernel.flip(self._axes))
+            turned = self.kernel.flip(self._axes)
+            if self._unpadded:
+                return self._correlated(x, turned, self._centre)
+            return self._correlated(self._padded(x), turned)
         if self.boundary == "periodic":
             return self._filtered(x, self._spectrum)
         ends = [m - 1 for m in self.kernel.shape]
@@ -95,7 +98,9 @@ class Convolution(Operator):
         self._check(y, self.out_shape)
         ends = [m - 1 for m in self.kernel.shape]
         if self._direct:
-            wide = self._correlated(pad(y, ends, ends, "zero"), self.kernel)
+            if self._unpadded:
+                return self._correlated(y, self.kernel, self._centre)
+            wide = self._correlated(y, self.kernel, ends)
             return fold(wide, self._before, self._centre, self.boundary)
         if self.boundary == "periodic":
             return self._filtered(y, self._spectrum.conj())
@@ -112,6 +117,11 @@ class Convolution(Operator):
     def _direct(self) -> bool:
         small = self.kernel.numel() < CROSSOVER and self.kernel.ndim <= 3
         return small if self.method is None else self.method == "direct"
+
+    @property
+    def _unpadded(self) -> bool:
+        """Whether the padding is what convolutions of torch do by themselves."""
+        return self.boundary == "zero" and self._before == self._centre
 
     @property
     def _axes(self) -> list[int]:
@@ -153,7 +163,7 @@ class Convolution(Operator):
     def _padded(self, x: Tensor) -> Tensor:
         return pad(x, self._before, self._centre, self.boundary)
 
-    def _correlated(self, x: Tensor, kernel: Tensor) -> Tensor:
+    def _correlated(self, x: Tensor, kernel: Tensor, padding: Sequence[int] | int = 0) -> Tensor:
         # Batch and leading axes go to channels, each convolved by itself: with one channel and
         # many batch entries the same takes up to a hundred times as long on a CPU.
         grid = x.shape[-kernel.ndim :]
@@ -162,7 +172,7 @@ class Convolution(Operator):
         fields = x.reshape(1, batch.numel(), *grid)
         fields = fields if batch.numel() else fields.new_zeros(1, 1, *grid)
         weight = kernel.expand(channels, 1, *kernel.shape)
-        y = DIRECT[kernel.ndim - 1](fields, weight, groups=channels)
+        y = DIRECT[kernel.ndim - 1](fields, weight, padding=padding, groups=channels)
         return y[:, : batch.numel()].reshape(*batch, *y.shape[2:])
 
     def _filtered(self, x: Tensor, spectrum: Tensor) -> Tensor:

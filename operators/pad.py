@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .base import Operator
 from .registry import register
@@ -99,9 +100,14 @@ def pad(x: Tensor, before: Sequence[int], after: Sequence[int], boundary: Bounda
         >>> pad(torch.tensor([1.0, 2.0]), (1,), (2,), "replicate")
         tensor([1., 1., 2., 2., 2.])
     """
+    ends = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
     if boundary == "zero":
-        ends = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
-        return torch.nn.functional.pad(x, ends)
+        return functional.pad(x, ends)
+    if len(before) <= 3 and x.numel():
+        grid = x.shape[-len(before) :]
+        mode = "circular" if boundary == "periodic" else "replicate"
+        wide = functional.pad(x.reshape(1, -1, *grid), ends, mode=mode)
+        return wide.reshape(*x.shape[: -len(before)], *wide.shape[2:])
     for axis, (a, b) in enumerate(zip(before, after, strict=True), -len(before)):
         n = x.shape[axis]
         if boundary == "periodic":

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["adjoint_sum", "index_add", "paired", "transformed", "zeros"]
 
-LARGE = 2**24  # bytes; below, the allocator reuses memory, and writing zeros is as fast
+LARGE = 2**26  # bytes; below, the allocator reuses memory, and writing zeros is as fast
 
 
 def zeros(like: Tensor, shape: Sequence[int]) -> Tensor:

@@ -61,8 +61,7 @@ class Mask(Operator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         self._check(y, self.out_shape)
-        x = zeros(y, (*y.shape[:-1], self.in_shape.numel()))
-        return unflatten(x.index_copy_(-1, self.indices, y), self.in_shape)
+        return self.add_adjoint(y, zeros(y, (*y.shape[:-1], *self.in_shape)))
 
     def add_adjoint(self, y: Tensor, x: Tensor) -> Tensor:
         self._check(y, self.out_shape)

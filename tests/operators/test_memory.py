@@ -66,7 +66,7 @@ def test_large_zeros_are_ordinary_tensors() -> None:
 
 
 def test_large_adjoints_are_differentiable() -> None:
-    A = Gather(torch.tensor([5, LARGE, 5]), LARGE + 1)
+    A = Gather(torch.tensor([5, LARGE // 4, 5]), LARGE // 4 + 1)
     y = torch.randn(3, requires_grad=True)
     x = A.adjoint(y)
     (gradient,) = torch.autograd.grad(x.square().sum(), y)
