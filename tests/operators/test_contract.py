@@ -43,6 +43,7 @@ from appa_prob.operators import (
     Operator,
     Pad,
     Permute,
+    Radon,
     Reshape,
     Restrict,
     Scaling,
@@ -543,6 +544,20 @@ def sphere_gradient(g: torch.Generator, grid: str) -> Case:
 for grid in GRIDS:
     for make in (sphere_gradient, sphere_divergence, sphere_laplacian):
         CASES[f"{make.__name__}_{grid}"] = functools.partial(make, grid=grid)
+
+
+@case
+def radon(g: torch.Generator) -> Case:
+    """Along columns, along diagonals, along rows."""
+    angles = torch.tensor([0.0, 0.25, 0.5], dtype=torch.float64, device=g.device) * math.pi
+    part = 2**0.5 - 1  # the two diagonals are half a pixel off the centre
+    M = [
+        [[1, 0, 1, 0], [0, 1, 0, 1]],
+        [[part, 0, 1, part], [part, 1, 0, part]],
+        [[0, 0, 1, 1], [1, 1, 0, 0]],
+    ]
+    matrix = torch.tensor(M, dtype=torch.float64, device=g.device)
+    return Radon(angles, (2, 2), 2), matrix.reshape(6, 4)
 
 
 @case
