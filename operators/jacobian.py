@@ -26,6 +26,7 @@ from torch import Size, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .base import Operator
+from .frozen_convolutions import FrozenConvolutions
 from .shapes import as_size, broadcast
 
 __all__ = ["Forward", "Jacobian"]
@@ -161,7 +162,10 @@ class Tape:
         attention: AbstractContextManager[None] = (
             sdpa_kernel(SDPBackend.MATH) if double else nullcontext()
         )
-        with torch.enable_grad(), attention:
+        convolutions: AbstractContextManager[object] = (
+            FrozenConvolutions() if double and not create_graph else nullcontext()
+        )
+        with torch.enable_grad(), attention, convolutions:
             self.point = x.view_as(x) if create_graph else x.detach().requires_grad_()
             self.output = function(self.point)
         self.value = self.output if create_graph else self.output.detach()
