@@ -13,7 +13,7 @@ from .errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["EARTH_RADIUS", "Grid", "great_circle"]
+__all__ = ["EARTH_RADIUS", "Grid", "great_circle", "row_weights"]
 
 EARTH_RADIUS = 6371.0  # km
 
@@ -43,6 +43,26 @@ def great_circle(
     chord = np.sin((phi_2 - phi_1) / 2) ** 2
     chord = chord + np.cos(phi_1) * np.cos(phi_2) * np.sin((lambda_2 - lambda_1) / 2) ** 2
     return np.asarray(2 * EARTH_RADIUS * np.arcsin(np.sqrt(np.clip(chord, 0.0, 1.0))))
+
+
+def row_weights(latitude: ArrayLike) -> NDArray[np.float64]:
+    r"""The areas of the cells of each row of a grid, with shape :math:`(H)` and mean 1.
+
+    .. math:: w_i \propto |\sin \varphi_{i + 1/2} - \sin \varphi_{i - 1/2}|
+
+    Arguments:
+        latitude: The latitudes of the rows in degrees, with shape :math:`(H)`, ascending or
+            descending.
+
+    Example:
+        >>> row_weights([-60.0, 0.0, 60.0])
+        array([0.75, 1.5 , 0.75])
+    """
+    latitude = np.asarray(latitude, dtype=np.float64)
+    pole = np.sign(latitude[-1] - latitude[0]) * 90.0
+    edges = np.concatenate(([-pole], (latitude[1:] + latitude[:-1]) / 2, [pole]))
+    areas = np.abs(np.diff(np.sin(np.deg2rad(edges))))
+    return np.asarray(areas / areas.mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,18 +122,8 @@ class Grid:
 
     @cached_property
     def weights(self) -> NDArray[np.float64]:
-        r"""The areas of the cells of each row, with shape :math:`(H)` and mean 1.
-
-        .. math:: w_i \propto |\sin \varphi_{i + 1/2} - \sin \varphi_{i - 1/2}|
-
-        Example:
-            >>> Grid(np.array([-60.0, 0.0, 60.0]), np.array([0.0, 180.0])).weights
-            array([0.75, 1.5 , 0.75])
-        """
-        pole = np.sign(self.latitude[-1] - self.latitude[0]) * 90.0
-        edges = np.concatenate(([-pole], self._edges, [pole]))
-        areas = np.abs(np.diff(np.sin(np.deg2rad(edges))))
-        return np.asarray(areas / areas.mean())
+        r"""The areas of the cells of each row, as :func:`row_weights` gives them."""
+        return row_weights(self.latitude)
 
     @property
     def _edges(self) -> NDArray[np.float64]:
