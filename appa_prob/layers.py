@@ -1,4 +1,4 @@
-r"""Convolutions on the sphere, sampled on a latitude-longitude grid.
+r"""Convolutions on the sphere, sampled on a latitude-longitude grid, and on the plane.
 
 Longitude is periodic. Beyond the poles a meridian goes on at the opposite longitude, so a field is
 padded in latitude by its own first rows, mirrored and turned by half a circle.
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ResidualBlock", "SphereConv2d", "pad_sphere"]
+__all__ = ["PlanarConv2d", "ResidualBlock", "SphereConv2d", "pad_sphere"]
 
 
 def pad_sphere(x: Tensor, padding: int) -> Tensor:
@@ -66,22 +66,76 @@ class SphereConv2d(nn.Conv2d):
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
-        if kernel_size % 2 == 0:
-            raise ValueError(f"expected an odd kernel_size, got {kernel_size}")
+        _check_odd(kernel_size)
         super().__init__(in_channels, out_channels, kernel_size)
         self.halo = kernel_size // 2
 
     def forward(self, input: Tensor) -> Tensor:
-        x = pad_sphere(input, self.halo)
-        if self.weight.requires_grad:
-            return super().forward(x)
-        weight, bias = self.weight, self.bias
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight = x.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(x.dtype)
-        y: Tensor = _FixedConv2d.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-        return y
+        return _convolve(self, pad_sphere(input, self.halo), 0)
+
+
+class PlanarConv2d(nn.Conv2d):
+    r"""A convolution on the plane, beyond whose edges there are zeros or the opposite edges.
+
+    Weights that require no gradient are taken as fixed, as by :class:`SphereConv2d`.
+
+    Arguments:
+        in_channels: The number of channels of the input.
+        out_channels: The number of channels of the output.
+        kernel_size: The (odd) size of the kernel.
+        stride: The number of cells between two outputs.
+        periodic: Whether both axes are periodic.
+
+    Raises:
+        ValueError: If the kernel size is even.
+
+    Example:
+        >>> PlanarConv2d(3, 5, stride=2)(torch.ones(1, 3, 8, 16)).shape
+        torch.Size([1, 5, 4, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        periodic: bool = False,
+    ) -> None:
+        _check_odd(kernel_size)
+        self.halo = kernel_size // 2
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            self.halo,
+            padding_mode="circular" if periodic else "zeros",
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.padding_mode == "circular" or self.stride != (1, 1):
+            return super().forward(input)
+        return _convolve(self, input, self.halo)
+
+
+def _check_odd(kernel_size: int) -> None:
+    if kernel_size % 2 == 0:
+        raise ValueError(f"expected an odd kernel_size, got {kernel_size}")
+
+
+def _convolve(conv: nn.Conv2d, x: Tensor, halo: int) -> Tensor:
+    """A convolution with zeros around, of fixed weights if they require no gradient."""
+    weight, bias = conv.weight, conv.bias
+    if weight.requires_grad:
+        return F.conv2d(x, weight, bias, padding=halo)
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+    bias = None if bias is None else bias.to(x.dtype)
+    y: Tensor = _FixedConv2d.apply(x, weight, bias, halo)  # type: ignore[no-untyped-call]
+    return y
 
 
 class _FixedConv2d(torch.autograd.Function):
@@ -93,21 +147,25 @@ class _FixedConv2d(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, weight, bias)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, halo: int) -> Tensor:
+        return F.conv2d(x, weight, bias, padding=halo)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Any) -> None:
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, int], output: Any
+    ) -> None:
+        ctx.halo = inputs[3]
         ctx.save_for_backward(inputs[1])
         ctx.save_for_forward(inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return F.conv_transpose2d(grads[0], ctx.saved_tensors[0]), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        x = F.conv_transpose2d(grads[0], ctx.saved_tensors[0], padding=ctx.halo)
+        return x, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        return F.conv2d(tangents[0], ctx.saved_tensors[0])
+        return F.conv2d(tangents[0], ctx.saved_tensors[0], padding=ctx.halo)
 
 
 class ResidualBlock(nn.Module):

@@ -41,6 +41,7 @@ from .integrator import Integrator
 from .jfps import JFPS
 from .latent import LatentLikelihood, LatentPosterior
 from .likelihood import GaussianLikelihood, Likelihood
+from .linear_multistep import LinearMultistep
 from .linear_schedule import LinearVPSchedule
 from .log_logit_schedule import LogLogitSchedule
 from .loss import denoising_loss
@@ -59,6 +60,8 @@ from .pigdm import PiGDM
 from .preconditioned import PreconditionedDenoiser
 from .predictor_corrector import PredictorCorrector
 from .product import Product, Tempered
+from .rational_schedule import RationalSchedule
+from .rewind import RewindDDIM
 from .schedule import RectifiedSchedule, Schedule, VESchedule, VPSchedule
 from .sda import SDA
 from .state import State
@@ -105,6 +108,7 @@ __all__ = [
     "LatentLikelihood",
     "LatentPosterior",
     "Likelihood",
+    "LinearMultistep",
     "LinearVPSchedule",
     "LogLogitSchedule",
     "LogNormalTimes",
@@ -119,7 +123,9 @@ __all__ = [
     "PreconditionedDenoiser",
     "PredictorCorrector",
     "Product",
+    "RationalSchedule",
     "RectifiedSchedule",
+    "RewindDDIM",
     "SNRWeight",
     "Schedule",
     "ScorePrediction",

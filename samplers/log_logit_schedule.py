@@ -29,6 +29,9 @@ class LogLogitSchedule(Schedule):
         sigma_max: The noise :math:`\sigma_\mathrm{max}` at :math:`t = 1`.
         spread: The scale :math:`s`.
         shift: The location :math:`\mu`.
+        exact: Whether the limits are met. The published Appa takes :math:`a = 1 - b = e^{-u}` with
+            :math:`u` half of their logarithmic distance over :math:`s`, which is near to the
+            logistic function of :math:`-u` and leaves both limits out by some percents.
 
     Raises:
         ValueError: Unless :math:`0 < \sigma_\mathrm{min} < \sigma_\mathrm{max}` and
@@ -47,6 +50,7 @@ class LogLogitSchedule(Schedule):
     sigma_max: float = 1e3
     spread: float = 2.0
     shift: float = 0.0
+    exact: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
@@ -74,6 +78,9 @@ class LogLogitSchedule(Schedule):
 
     @property
     def _ends(self) -> tuple[float, float]:
+        if not self.exact:
+            end = (self.sigma_min / self.sigma_max) ** (0.5 / self.spread)
+            return end, 1 - 2 * end
         first, last = (
             1 / (1 + math.exp((self.shift - math.log(s)) / self.spread))
             for s in (self.sigma_min, self.sigma_max)

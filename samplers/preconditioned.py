@@ -66,6 +66,7 @@ class PreconditionedDenoiser(Denoiser):
         super().__init__(event_shape, schedule)
         self.precision = precision
         self.network, self.channels, self.informed = network, channels, prior is not None
+        self.scale = torch.tensor(scale)
         if prior is None:
             covariance = Isotropic(torch.tensor(scale**2), self.event_shape)
             prior = GaussianDenoiser(torch.zeros(self.event_shape), covariance, schedule)
@@ -84,9 +85,14 @@ class PreconditionedDenoiser(Denoiser):
             error, residual = (
                 over(variance.sqrt(), self.event_shape) for variance in self.prior.moments(t)
             )
-            rest = (x_t / over(alpha, self.event_shape) - g) / residual
+            x = x_t / over(alpha, self.event_shape)
+            if self.informed:
+                field = torch.cat(((x - g) / residual, g), dim=self.channels)
+            else:  # the same residual, whose difference loses digits where there is little noise
+                field = x / over(
+                    torch.hypot(self.scale.to(sigma), sigma / alpha), self.event_shape
+                )
             c_noise = torch.log(sigma / alpha) / 4
-        field = torch.cat((rest, g), dim=self.channels) if self.informed else rest
         return g + error * call(self.network, self.precision, field, c_noise, **context)
 
     def weight(self, t: Tensor) -> Tensor:

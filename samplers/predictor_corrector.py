@@ -39,6 +39,8 @@ class PredictorCorrector(Integrator):
         steps: The number of steps, or the times.
         corrections: The number of corrections after each step but the last.
         delta: The size :math:`\delta` of a correction, in :math:`(0, 1]`.
+        correct_first: Whether the noise that sampling starts from is corrected too, as by the
+            published Appa.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -46,6 +48,7 @@ class PredictorCorrector(Integrator):
 
     corrections: int = 1
     delta: float = 0.25
+    correct_first: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,9 +60,12 @@ class PredictorCorrector(Integrator):
     def step(
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: Memory
     ) -> Tensor:
+        if self.correct_first and float(t) == self.times[0]:
+            x_t = self._correct(denoiser, x_t, t, draw)
         x_s = implicit_step(denoiser, x_t, t, s, draw, 0.0)
-        if float(s) <= self.times[-1]:
-            return x_s
+        return x_s if float(s) <= self.times[-1] else self._correct(denoiser, x_s, s, draw)
+
+    def _correct(self, denoiser: Denoiser, x_s: Tensor, s: Tensor, draw: Draw) -> Tensor:
         alpha, sigma = denoiser.schedule(s)
         for _ in range(self.corrections):
             pull = self.delta * (x_s - alpha * clean(denoiser, x_s, s))

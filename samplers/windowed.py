@@ -2,17 +2,17 @@ r"""Long trajectories from the denoiser of short ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .denoiser import Denoiser
 
 __all__ = ["Overlap", "WindowedDenoiser"]
 
-Overlap = Literal["blend", "centre", "mean"]
+Overlap = Literal["blend", "causal", "centre", "mean"]
 
 
 class WindowedDenoiser(Denoiser):
@@ -23,15 +23,17 @@ class WindowedDenoiser(Denoiser):
 
     Windows start every `stride` states; the last one ends with the trajectory. Where they overlap,
     their predictions are combined: by their mean; by the window in which a state lies nearest to
-    the centre, as the pseudo-blankets of score-based data assimilation do; or blended, with
-    weights that fall linearly towards the ends of windows.
+    the centre (the later one of two that are equal), as the pseudo-blankets of score-based data
+    assimilation do; by the first window that holds it, so that it depends on none that come later
+    (causal); or blended, with weights that fall linearly towards the ends of windows.
 
     References:
         | Score-based Data Assimilation (Rozet and Louppe, 2023)
         | https://arxiv.org/abs/2306.10574
 
     Arguments:
-        denoiser: The denoiser of windows, with events of shape :math:`(W, \dots)`.
+        denoiser: The denoiser of windows, with events of shape :math:`(W, \dots)`; or one for each
+            window, such as guided ones, each by the observations of its window.
         length: The number :math:`L \geq W` of states of a trajectory.
         stride: The number of states between two windows, at most :math:`W`.
         overlap: How predictions are combined.
@@ -39,7 +41,7 @@ class WindowedDenoiser(Denoiser):
             windows as states are.
 
     Raises:
-        ValueError: If the length, the stride or the context doesn't fit.
+        ValueError: If the length, the stride, the denoisers or the context don't fit.
 
     Example:
         >>> from appa_prob.operators import Isotropic
@@ -54,21 +56,25 @@ class WindowedDenoiser(Denoiser):
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: Denoiser | Sequence[Denoiser],
         *,
         length: int,
         stride: int,
         overlap: Overlap = "blend",
         context: Mapping[str, Tensor] | None = None,
     ) -> None:
-        window, *state = denoiser.event_shape
-        super().__init__((length, *state), denoiser.schedule)
+        each = [denoiser] if isinstance(denoiser, Denoiser) else list(denoiser)
+        window, *state = each[0].event_shape
+        super().__init__((length, *state), each[0].schedule)
         if length < window:
             raise ValueError(f"expected a length of at least {window}, the window, got {length}")
         if not 1 <= stride <= window:
             raise ValueError(f"expected a stride between 1 and {window}, the window, got {stride}")
-        self.denoiser = denoiser
         self.starts = (*range(0, length - window, stride), length - window)
+        if isinstance(denoiser, Denoiser):
+            self.denoiser = denoiser
+        else:
+            self.denoiser = _EachWindow(each, len(self.starts))
         places = torch.tensor(self.starts).unsqueeze(-1) + torch.arange(window)
         self.register_buffer("places", places, persistent=False)
         self.register_buffer("weights", _weights(self.starts, window, length, overlap))
@@ -99,18 +105,39 @@ class WindowedDenoiser(Denoiser):
         return torch.zeros_like(x_t).index_add(axis, self.places.flatten(), parts)
 
 
+class _EachWindow(Denoiser):
+    """Denoisers of their own for the windows along the last axis of the batch."""
+
+    def __init__(self, denoisers: Sequence[Denoiser], count: int) -> None:
+        super().__init__(denoisers[0].event_shape, denoisers[0].schedule)
+        if len(denoisers) != count:
+            raise ValueError(
+                f"expected a denoiser for each of {count} windows, got {len(denoisers)}"
+            )
+        self.denoisers = nn.ModuleList(denoisers)
+
+    def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
+        axis = x_t.ndim - len(self.event_shape) - 1
+        times = t.unbind(-1) if t.ndim else [t] * len(self.denoisers)
+        windows = zip(self.denoisers, x_t.unbind(axis), times, strict=True)
+        return torch.stack([d(x, s, **context) for d, x, s in windows], dim=axis)
+
+
 def _weights(starts: tuple[int, ...], window: int, length: int, overlap: Overlap) -> Tensor:
     ramp = 1.0 + torch.minimum(torch.arange(window), torch.arange(window).flip(0))
     if overlap == "mean":
         ramp = torch.ones(window)
-    elif overlap not in ("blend", "centre"):
-        raise ValueError(f"expected overlap 'blend', 'centre' or 'mean', got {overlap!r}")
+    elif overlap not in ("blend", "causal", "centre"):
+        raise ValueError(
+            f"expected overlap 'blend', 'causal', 'centre' or 'mean', got {overlap!r}"
+        )
     full = torch.zeros(len(starts), length)
     for row, start in zip(full, starts, strict=True):
         # The ends of the trajectory are no ends of its windows.
         row[start : start + window] = ramp
-    if overlap == "centre":
-        best = full.argmax(0)
+    if overlap in ("centre", "causal"):
+        latest = len(starts) - 1 - full.flip(0).argmax(0)
+        best = latest if overlap == "centre" else (full > 0).int().argmax(0)
         full = torch.nn.functional.one_hot(best, len(starts)).T * (full > 0)
     full = full / full.sum(0)
     return torch.stack([row[s : s + window] for row, s in zip(full, starts, strict=True)])

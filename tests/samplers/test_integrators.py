@@ -22,8 +22,10 @@ from appa_prob.samplers import (
     GaussianLikelihood,
     Heun,
     Integrator,
+    LinearMultistep,
     PreconditionedDenoiser,
     PredictorCorrector,
+    RewindDDIM,
     State,
     StochasticHeun,
     VESchedule,
@@ -42,6 +44,10 @@ INTEGRATORS = [
     DPMSolver(8),
     DPMSolverSDE(8, denoise=True),
     AdamsBashforth(8, points=4),
+    LinearMultistep(8),
+    RewindDDIM(8),
+    RewindDDIM(8, ahead=3, jump=False),
+    PredictorCorrector(8, correct_first=True),
     AdaptiveODE(2, rtol=1e-4, atol=1e-4),
 ]
 

@@ -30,10 +30,12 @@ from appa_prob.samplers import (
     GaussianLikelihood,
     Heun,
     Integrator,
+    LinearMultistep,
     LinearVPSchedule,
     LogLogitSchedule,
     PredictorCorrector,
     RectifiedSchedule,
+    RewindDDIM,
     Schedule,
     StochasticHeun,
     VESchedule,
@@ -57,6 +59,11 @@ MAKERS: dict[str, Callable[[Times], Integrator]] = {
     "StochasticHeun": lambda times: StochasticHeun(times, churn=5.0),
     # The bias of a correction is of the order of its size.
     "PredictorCorrector": lambda times: PredictorCorrector(times, delta=1 / len(times)),
+    **{
+        f"LinearMultistep-{k}": lambda times, k=k: LinearMultistep(times, points=k)  # type: ignore[misc]
+        for k in (1, 2)
+    },
+    "RewindDDIM": RewindDDIM,
     **{
         f"AdamsBashforth-{k}": lambda times, k=k: AdamsBashforth(times, points=k, starter=True)  # type: ignore[misc]
         for k in (1, 2, 3, 4)

@@ -9,6 +9,7 @@ from appa_prob.samplers import (
     EDMSchedule,
     LinearVPSchedule,
     LogLogitSchedule,
+    RationalSchedule,
     RectifiedSchedule,
     Schedule,
     VESchedule,
@@ -25,6 +26,7 @@ SCHEDULES: list[Schedule] = [
     EDMSchedule(),
     EDMSchedule(0.0, 80.0, rho=3.0),
     LogLogitSchedule(),
+    RationalSchedule(),
     LogLogitSchedule(1e-3, 80.0, spread=1.5, shift=-1.2),
 ]
 each = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -104,6 +106,7 @@ def test_grids_are_equal_in_what_they_say(schedule: Schedule) -> None:
         (lambda: LinearVPSchedule(2.0, 1.0), "beta_min < beta_max"),
         (lambda: LogLogitSchedule(0.0, 1.0), "sigma_min < sigma_max"),
         (lambda: LogLogitSchedule(spread=0.0), "spread > 0"),
+        (lambda: RationalSchedule(2.0, 80.0), "sigma_min < 1 < sigma_max"),
         (lambda: VPSchedule(alpha_min=2.0), "alpha_min < 1"),
         (lambda: VESchedule(float("nan"), 1.0), "sigma_min < sigma_max"),
         (lambda: ratio_times(VESchedule(), 0), "at least 1 steps"),

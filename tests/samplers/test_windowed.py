@@ -9,7 +9,7 @@ from appa_prob.samplers import DDIM, Denoiser, GaussianDenoiser, VESchedule, Win
 from appa_prob.samplers.testing import affine_law
 from appa_prob.samplers.windowed import Overlap
 
-OVERLAPS: list[Overlap] = ["blend", "centre", "mean"]
+OVERLAPS: list[Overlap] = ["blend", "causal", "centre", "mean"]
 
 
 def process(length: int, correlation: float) -> GaussianDenoiser:
@@ -66,6 +66,26 @@ def test_context_is_cut_as_states_are() -> None:
         Dated((4, 1), VESchedule()), length=9, stride=3, context={"date": date}
     )
     torch.testing.assert_close(long(torch.zeros(2, 9, 1), torch.tensor(0.5)), date.expand(2, 9, 1))
+
+
+def test_windows_may_have_denoisers_of_their_own() -> None:
+    d = process(4, 0.5)
+    t = torch.tensor([0.2, 0.5]).double()
+    x_t = torch.randn(2, 9, 1).double()
+    one = WindowedDenoiser(d, length=9, stride=2)
+    each = WindowedDenoiser([d] * 4, length=9, stride=2)
+    torch.testing.assert_close(each(x_t, t), one(x_t, t))
+    with pytest.raises(ValueError, match="a denoiser for each of 4 windows, got 3"):
+        WindowedDenoiser([d] * 3, length=9, stride=2)
+
+
+def test_a_causal_state_depends_on_no_later_window() -> None:
+    long = WindowedDenoiser(process(5, 0.8), length=13, stride=2, overlap="causal")
+    x_t, t = torch.randn(13, 1).double(), torch.tensor(0.5).double()
+    before = long(x_t, t)
+    x_t[7:] += 1.0
+    assert torch.equal(long(x_t, t)[:7], before[:7])
+    assert not torch.equal(long(x_t, t)[7:], before[7:])
 
 
 @pytest.mark.parametrize(
