@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor
+from tqdm import tqdm
 
 from appa_prob.operators import CG, Diagonal, Nonlinear
-from appa_prob.samplers import MMPS, DPMSolver, Gaussian, GaussianLikelihood
+from appa_prob.samplers import MMPS, DPMSolverSDE, Gaussian, GaussianLikelihood
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +36,8 @@ class SamplerConfig(BaseModel):
         iterations: The number of iterations of conjugate gradients of a guidance step.
         stride: The number of states between two windows; by default half a window.
         precision: The floating type that the networks compute in.
+        batch: The number of members that are sampled at once; all by default. Members don't
+            depend on it, but memory does.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -45,6 +48,7 @@ class SamplerConfig(BaseModel):
     iterations: PositiveInt = 2
     stride: PositiveInt | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    batch: PositiveInt | None = None
 
 
 def reanalyse(
@@ -84,14 +88,18 @@ def reanalyse(
     generators = [
         torch.Generator(device).manual_seed(1_000_003 * seed + i) for i in range(members)
     ]
-    integrator = DPMSolver(_times(appa, sampler))
-    noise = integrator.noise(guided, (members,), generator=generators)
-    z = integrator(guided, noise, generator=generators, progress=progress)
-    with torch.no_grad():
-        states = [
-            appa.statistics.restore(_complete(appa, member, observations, times, g), times)
-            for member, g in zip(z, generators, strict=True)
-        ]
+    integrator = DPMSolverSDE(_times(appa, sampler))
+    states = []
+    with tqdm(total=members * sampler.steps, disable=not progress, desc="sampling") as bar:
+        for first in range(0, members, sampler.batch or members):
+            some = generators[first : first + (sampler.batch or members)]
+            noise = integrator.noise(guided, (len(some),), generator=some)
+            size = len(some)
+            z = integrator(guided, noise, generator=some, callback=lambda _, n=size: bar.update(n))
+            states += [
+                appa.statistics.restore(_complete(appa, member, observations, times, g), times)
+                for member, g in zip(z, some, strict=True)
+            ]
     return torch.stack(states)
 
 
@@ -122,6 +130,7 @@ def guide(
     return MMPS(prior, likelihood, solver)
 
 
+@torch.no_grad()
 def _complete(
     appa: Appa,
     z: Tensor,

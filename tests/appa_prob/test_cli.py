@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from appa_prob.cli import app
 
 Config = dict[str, Any]
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def write(folder: Path, config: Config) -> Path:
@@ -75,6 +76,36 @@ def test_the_job_is_repeatable_bit_for_bit(tmp_path: Path, experiment: Config) -
         found.append(opened.temperature.values)
     assert np.array_equal(found[0], found[1])
     assert not np.array_equal(found[0], found[2])
+
+
+def test_members_do_not_depend_on_how_many_are_sampled_at_once(
+    tmp_path: Path, experiment: Config
+) -> None:
+    found = []
+    for batch in (1, 2, 3):
+        folder = tmp_path / str(batch)
+        folder.mkdir()
+        sampler = experiment["sampler"] | {"batch": batch}
+        assert run(folder, experiment | {"sampler": sampler})[0] == 0
+        opened = xr.open_zarr(folder / "out.zarr", chunks=None)
+        found.append(opened.temperature.values)
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=1e-2)
+
+
+def test_the_default_job_runs_at_its_real_size(tmp_path: Path) -> None:
+    # Fewer members, states and steps than README's command, but its grid, networks and baselines.
+    config = yaml.safe_load((EXAMPLES / "reanalysis.yaml").read_text())
+    config |= {"members": 2, "states": 12, "baselines": {"every": 12}}
+    config["sampler"] |= {"steps": 2, "iterations": 1}
+    code, text = run(tmp_path, config)
+    assert code == 0, text
+    table = pd.read_csv(tmp_path / "out.csv").query("points == 'all points'")
+    crps = table.pivot_table("crps", ["variable", "level"], "method", dropna=False, sort=False)
+    crps = crps.dropna(how="all")
+    assert len(crps) == 21
+    assert (crps["OI"] < crps["climatology"]).all()
+    assert (crps["appa"] < crps["climatology"]).mean() > 0.5
 
 
 def test_observations_pull_the_ensemble_to_the_truth(tmp_path: Path, experiment: Config) -> None:
