@@ -18,15 +18,18 @@ from torch import Tensor
 
 from appa_prob.samplers import Denoiser, PreconditionedDenoiser, WindowedDenoiser
 
-from .autoencoder import Autoencoder
-from .catalogue import Catalogue, Channel
+from .autoencoder import StandardisedAutoencoder
+from .catalogue import Catalogue
+from .conv_autoencoder import ConvAutoencoder
 from .errors import UserError
 from .files import load_tensors, replacing, save_tensors
+from .full_model import ARCHITECTURE, pack_full, unpack_full
 from .grid import Grid
+from .published import Which, read_published
+from .small_model import pack_small, unpack_small
 from .statistics import Statistics
-from .train_autoencoder import AutoencoderConfig
-from .train_denoiser import DenoiserConfig, build_denoiser, date_features
-from .trajectory_prior import TrajectoryCovariance
+from .transformer import TrajectoryTransformer
+from .vision_transformer import VisionTransformer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +89,7 @@ class Appa:
     catalogue: Catalogue
     grid: Grid
     statistics: Statistics
-    autoencoder: Autoencoder
+    autoencoder: StandardisedAutoencoder
     denoiser: PreconditionedDenoiser
     error: Tensor
     variability: Tensor
@@ -144,7 +147,9 @@ class Appa:
             raise UserError(
                 f"expected states every {hours:g} h, as the model was trained, got other steps"
             )
-        dates = date_features(times).to(self.error)
+        network = self.denoiser.network
+        assert isinstance(network, TrajectoryTransformer | VisionTransformer)
+        dates = network.date_features(times).to(self.error)
         stride = stride or self.window // 2
         denoiser = copy.copy(self.denoiser)
         denoiser.precision = precision
@@ -172,8 +177,14 @@ class Appa:
         return dataset
 
     def save(self, folder: Path, *, overwrite: bool = False) -> None:
-        r"""Writes `appa.json` and `weights.safetensors` (half precision where that loses
-        nothing).
+        r"""Writes `appa.json` and `weights.safetensors`.
+
+        Arguments:
+            folder: The folder to write, all of it or nothing.
+            overwrite: Whether it may be replaced.
+
+        Raises:
+            UserError: If it exists and may not be replaced.
         """
         description = {
             "channels": [[c.variable, c.level, c.units] for c in self.catalogue.channels],
@@ -182,29 +193,12 @@ class Appa:
             "step_hours": float(self.step / np.timedelta64(1, "h")),
             "provenance": self.provenance,
         }
-        scale = self.statistics.scale.reshape(-1, 1, 1)
-        prior = self.denoiser.prior
-        assert prior is not None and isinstance(prior.covariance, TrajectoryCovariance)
-        space = prior.covariance.basis.space
-        half = {f"autoencoder.{k}": v for k, v in self.autoencoder.state_dict().items()}
-        half |= {f"network.{k}": v for k, v in self.denoiser.network.state_dict().items()}
-        # The modes of the first and the last wavenumber are real.
-        half |= {"prior.space.real": space.real, "prior.space.imag": space.imag[1:-1]}
-        full = {
-            "prior.lags": torch.view_as_real(prior.covariance.lags),
-            "statistics.mean": self.statistics.coefficients[0],
-            "statistics.scale": self.statistics.scale,
-        }
-        full |= _pack("statistics.cycle", self.statistics.coefficients[1:] / scale)
-        full |= _pack("error", self.error) | _pack("variability", self.variability)
+        pack = pack_full if isinstance(self.autoencoder, ConvAutoencoder) else pack_small
+        own, tensors = pack(self)
         with replacing(Path(folder), overwrite=overwrite) as temporary:
             temporary.mkdir()
-            (temporary / "appa.json").write_text(json.dumps(description, indent=1) + "\n")
-            save_tensors(
-                temporary / "weights.safetensors",
-                {k: v.half() for k, v in half.items()} | full,
-                {},
-            )
+            (temporary / "appa.json").write_text(json.dumps(description | own, indent=1) + "\n")
+            save_tensors(temporary / "weights.safetensors", tensors, {})
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: torch.device | str = "cpu") -> Appa:
@@ -236,38 +230,39 @@ class Appa:
             ) from None
 
     @classmethod
+    def from_published(
+        cls,
+        directory: str | Path,
+        which: Which = "best",
+        statistics: str | Path | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Appa:
+        r"""Loads a model from the folders of the published ones, see :mod:`appa_prob.published`.
+
+        Configurations are read without running what they say, and weights as tensors only. The
+        states of a model whose statistics are not at hand stay standardised, in units of `1`.
+
+        Arguments:
+            directory: A folder with one denoiser somewhere in it, or the folder of the denoiser.
+            which: Whether to take the weights with the best score or the last ones.
+            statistics: The zarr store of the statistics of states; by default the one in
+                `directory/data`, if there is one.
+            device: The device for the model.
+
+        Raises:
+            UserError: If there is no denoiser or more than one, or if a file is missing, broken or
+                does not fit.
+        """
+        store = None if statistics is None else Path(statistics)
+        return cls(**read_published(Path(directory), which, store)).to(device)
+
+    @classmethod
     def _assemble(cls, description: dict[str, Any], tensors: dict[str, Tensor]) -> Appa:
-        provenance = description["provenance"]
-        scale = tensors["statistics.scale"]
-        cycle = _unpack("statistics.cycle", tensors) * scale.reshape(-1, 1, 1)
-        statistics = Statistics(torch.cat((tensors["statistics.mean"].unsqueeze(0), cycle)), scale)
-        grid = Grid(np.asarray(description["latitude"]), np.asarray(description["longitude"]))
-
-        config = AutoencoderConfig.model_validate(provenance["autoencoder"])
-        shape = (len(grid.latitude), len(grid.longitude))
-        autoencoder = Autoencoder(
-            len(scale), shape, config.latent_channels, config.widths, config.blocks
-        )
-        autoencoder.load_state_dict(_under("autoencoder", tensors))
-
-        imaginary = torch.nn.functional.pad(tensors["prior.space.imag"], (0, 0, 0, 0, 1, 1))
-        space = _orthonormal(torch.complex(tensors["prior.space.real"], imaginary))
-        lags = torch.view_as_complex(tensors["prior.lags"].contiguous())
-        covariance = TrajectoryCovariance(space, lags, autoencoder.latent_shape)
-        denoiser = build_denoiser(
-            DenoiserConfig.model_validate(provenance["denoiser"]), covariance
-        )
-        denoiser.network.load_state_dict(_under("network", tensors))
+        full = description.get("architecture") == ARCHITECTURE
         return cls(
-            catalogue=Catalogue(tuple(Channel(*channel) for channel in description["channels"])),
-            grid=grid,
-            statistics=statistics,
-            autoencoder=autoencoder.eval().requires_grad_(False),
-            denoiser=denoiser.eval().requires_grad_(False),
-            error=_unpack("error", tensors),
-            variability=_unpack("variability", tensors),
+            **(unpack_full if full else unpack_small)(description, tensors),
             step=np.timedelta64(round(description["step_hours"] * 60), "m"),
-            provenance=provenance,
+            provenance=description["provenance"],
         )
 
 
@@ -281,27 +276,3 @@ def _find(name: str | Path) -> Path:
         f"there is no model {str(name)!r}: give a folder with appa.json, or one of "
         f"{', '.join(models)}"
     )
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")
-    }
-
-
-def _pack(name: str, x: Tensor) -> dict[str, Tensor]:
-    # Smooth fields, to 8 bits of the largest value of each.
-    scale = x.abs().amax((-2, -1), keepdim=True).clamp_min(1e-30) / 127
-    return {name: (x / scale).round().to(torch.int8), f"{name}.scale": scale}
-
-
-def _unpack(name: str, tensors: dict[str, Tensor]) -> Tensor:
-    return tensors[name] * tensors[f"{name}.scale"]
-
-
-def _orthonormal(modes: Tensor) -> Tensor:
-    # Half precision leaves the modes orthonormal to 1e-3 only.
-    q, r = torch.linalg.qr(modes)
-    diagonal = r.diagonal(dim1=-2, dim2=-1)
-    fixed: Tensor = q * (diagonal / diagonal.abs()).unsqueeze(-2)
-    return fixed

@@ -3,7 +3,7 @@ r"""The command line, `appa-prob`."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 import yaml
@@ -99,6 +99,28 @@ def train_eofs(
 
     _use(threads)
     train_eofs(read_config(EofConfig, config), output, overwrite=overwrite)
+
+
+@app.command()
+def convert(
+    directory: Annotated[Path, typer.Argument(help="The folder of a published model.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder of the model to write.")
+    ],
+    which: Annotated[
+        Literal["best", "last"], typer.Option(help="The weights with the best score, or the last.")
+    ] = "best",
+    statistics: Annotated[
+        Path | None, typer.Option(help="The zarr store of the statistics of states.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the model if it exists.")] = False,
+) -> None:
+    """Convert a published model, pickles of tensors and YAML, to safetensors and JSON."""
+    from .appa import Appa
+    from .files import refuse_existing
+
+    refuse_existing(output, overwrite=overwrite)
+    Appa.from_published(directory, which, statistics).save(output, overwrite=overwrite)
 
 
 @app.command()

@@ -97,8 +97,10 @@ class Observations:
             The values and the variances, both with shape :math:`(n)`.
         """
         scale = statistics.scale[torch.as_tensor(self.channel)]
-        climatology = statistics.climatology(times).reshape(self.operator.in_shape)
-        mean = self.operator(climatology)
+        climatology = statistics.climatology(times)
+        grid = self.operator.in_shape[-2:]  # that of one mean for all places is a single cell
+        climatology = climatology.expand(*climatology.shape[:-2], *grid)
+        mean = self.operator(climatology.reshape(self.operator.in_shape))
         variance = (self.errors.to(scale) / scale).square()
         if error is not None:
             variance = variance + self.operator(error.square().expand(self.operator.in_shape))

@@ -52,7 +52,8 @@ class Statistics(nn.Module):
 
     Arguments:
         coefficients: The coefficients :math:`m_k`, with shape :math:`(K, C, H, W)` and
-            :math:`K = 1 + 2 \, \mathrm{harmonics}`.
+            :math:`K = 1 + 2 \, \mathrm{harmonics}`; or with shape :math:`(K, C, 1, 1)`, if they
+            are the same everywhere.
         scale: The scale :math:`s`, with shape :math:`(C)`.
     """
 
@@ -103,7 +104,9 @@ class Statistics(nn.Module):
         return mean
 
     def standardise(self, x: Tensor, times: NDArray[np.datetime64]) -> Tensor:
-        r"""Physical to standardised states, :math:`(*, L, C, H, W)`."""
+        r"""Physical to standardised states, :math:`(*, L, C, H, W)`. What is absent (NaN), such as
+        the temperature of the sea over land, stays so: published models take 0 for it.
+        """
         return (x - self.climatology(times)) / self.scale.reshape(-1, 1, 1)
 
     def restore(self, x: Tensor, times: NDArray[np.datetime64]) -> Tensor:

@@ -20,15 +20,14 @@ from appa_prob.samplers import (
 from .autoencoder import Autoencoder
 from .errors import UserError
 from .files import load_tensors, save_tensors
-from .statistics import Statistics, seasonal_basis
+from .statistics import Statistics
 from .train_autoencoder import AutoencoderConfig, Period, StandardisedStates
 from .training import Trainer, TrainingConfig
 from .trajectory_prior import TrajectoryCovariance
 from .transformer import TrajectoryTransformer
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    pass
 
 __all__ = ["DenoiserConfig", "NoiseConfig", "build_denoiser", "train_denoiser"]
 
@@ -112,11 +111,6 @@ def build_denoiser(
     return PreconditionedDenoiser(network, schedule, covariance.in_shape, prior=prior)
 
 
-def date_features(times: NDArray[np.datetime64]) -> Tensor:
-    r"""The cosine and the sine of the season, :math:`(L) \to (L, 2)`."""
-    return seasonal_basis(times, 1)[:, 1:]
-
-
 def train_denoiser(
     config: DenoiserConfig, folder: Path, *, progress: bool = True
 ) -> PreconditionedDenoiser:
@@ -192,7 +186,7 @@ def _latents(
             f"got {len(states.states)}: choose longer periods or a shorter window"
         )
     latents = torch.cat([autoencoder.encode(part) for part in torch.split(states.states, 128)])
-    return latents, date_features(states.times)
+    return latents, TrajectoryTransformer.date_features(states.times)
 
 
 def _validation_losses(

@@ -7,11 +7,20 @@ well. Weights are shared by all places, so that three years of weather go a long
 particular to a place enters by an embedding that can be withheld.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .statistics import seasonal_basis
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["TrajectoryTransformer", "shift"]
 
@@ -104,6 +113,11 @@ class TrajectoryTransformer(nn.Module):
         self.unembed = nn.Linear(width, out_channels)
         nn.init.zeros_(self.unembed.weight)
         nn.init.zeros_(self.unembed.bias)
+
+    @staticmethod
+    def date_features(times: NDArray[np.datetime64]) -> Tensor:
+        r"""The cosine and the sine of the season, :math:`(L) \to (L, 2)`."""
+        return seasonal_basis(times, 1)[:, 1:]
 
     def forward(
         self, x: Tensor, c_noise: Tensor, *, date: Tensor, known: Tensor | None = None
