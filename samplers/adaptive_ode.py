@@ -3,7 +3,7 @@ r"""The probability flow to a given accuracy."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -81,7 +81,7 @@ class AdaptiveODE(Integrator):
             atol=self.atol,
             method=self.method,
             adjoint=self.adjoint,
-        )
+        )[-1]
         if stop is last:
             return schedule.alpha(s) * y
         t = schedule.time(stop)
@@ -89,7 +89,7 @@ class AdaptiveODE(Integrator):
 
 
 def solve(
-    flow: torch.nn.Module,
+    flow: Callable[[Tensor, Tensor], Tensor],
     y: Tensor,
     levels: Tensor,
     *,
@@ -97,17 +97,23 @@ def solve(
     atol: float,
     method: Method = "dopri5",
     adjoint: bool = False,
+    parameters: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    r"""The solution of an equation at the last of two levels.
+    r"""The solution of an equation at some levels.
 
     Arguments:
         flow: The right-hand side, called on a level and a state.
         y: The state at the first level.
-        levels: The two levels, doubles on the CPU.
+        levels: The levels, doubles on the CPU, with shape :math:`(L)`.
         rtol: The relative tolerance.
         atol: The absolute tolerance.
         method: The Runge-Kutta pair.
         adjoint: Whether gradients are computed by the adjoint method.
+        parameters: What else the adjoint method has gradients of; by default the parameters of
+            the right-hand side, which is then a module.
+
+    Returns:
+        The states, with shape :math:`(L, *)`.
     """
     # Imported here, since most samplers do without.
     from torchdiffeq import odeint, odeint_adjoint
@@ -116,8 +122,11 @@ def solve(
     accuracy = {"rtol": rtol, "atol": atol, "method": method, "options": options}
     if not adjoint:
         path: Tensor = odeint(flow, y, levels, **accuracy)
-        return path[-1]
+        return path
     # The gradients of parameters, of which there may be none, have no say in the steps.
     backwards = {**options, "norm": "seminorm"}
-    path = odeint_adjoint(flow, y, levels, **accuracy, adjoint_options=backwards)
-    return path[-1]
+    wanted = None if parameters is None else tuple(parameters)
+    path = odeint_adjoint(
+        flow, y, levels, **accuracy, adjoint_options=backwards, adjoint_params=wanted
+    )
+    return path

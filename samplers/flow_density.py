@@ -96,7 +96,7 @@ def flow_log_prob(
     with torch.no_grad():
         last = solve(
             _Augmented(denoiser, levels, z), wide, levels, rtol=rtol, atol=atol, method=method
-        )
+        )[-1]
     y, change = last[..., :count], last[..., count]
     variance = 1 + float(ends[1]) ** 2
     normal = -0.5 * (y.square().sum(-1) / variance + count * math.log(2 * math.pi * variance))
