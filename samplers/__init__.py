@@ -66,6 +66,7 @@ from .schedule import RectifiedSchedule, Schedule, VESchedule, VPSchedule
 from .sda import SDA
 from .state import State
 from .stochastic_heun import StochasticHeun
+from .switched import Switched
 from .tds import TDS
 from .time_law import LogitNormalTimes, LogNormalTimes, LogUniformTimes, UniformTimes
 from .times import karras_times, ratio_times
@@ -131,6 +132,7 @@ __all__ = [
     "ScorePrediction",
     "State",
     "StochasticHeun",
+    "Switched",
     "TabulatedSchedule",
     "Tempered",
     "UniformTimes",
