@@ -124,6 +124,23 @@ def convert(
 
 
 @app.command()
+def info(
+    config: Annotated[
+        str,
+        typer.Argument(
+            help="A YAML file of sizes, or a name: appa-f32, appa-f64, appa-1b.", metavar="CONFIG"
+        ),
+    ],
+    iterations: Annotated[int, typer.Option(min=1, help="The iterations of MMPS.")] = 3,
+) -> None:
+    """Print the parameters, the latents and the costs of each task of a model, without weights."""
+    from .info import describe
+    from .model_config import read_model_config
+
+    typer.echo(describe(read_model_config(config), iterations))
+
+
+@app.command()
 def excerpt(
     data: Annotated[Path, typer.Argument(help="The dataset.")],
     start: Annotated[str, typer.Option(help="The first time.")],

@@ -130,8 +130,9 @@ def _convolve(conv: nn.Conv2d, x: Tensor, halo: int) -> Tensor:
     weight, bias = conv.weight, conv.bias
     if weight.requires_grad:
         return F.conv2d(x, weight, bias, padding=halo)
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
         x, weight = x.to(dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(x.dtype)
     y: Tensor = _FixedConv2d.apply(x, weight, bias, halo)  # type: ignore[no-untyped-call]

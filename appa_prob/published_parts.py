@@ -36,6 +36,7 @@ __all__ = [
     "build_autoencoder",
     "build_denoiser",
     "build_network",
+    "published_sizes",
     "read_published_config",
     "read_published_weights",
     "to_cells",
@@ -157,6 +158,30 @@ def to_cells(x: Tensor) -> Tensor:
     return x.flatten(-2).mT
 
 
+def published_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    r"""The sizes of a published autoencoder by their names here.
+
+    Arguments:
+        config: The section `ae`.
+
+    Raises:
+        UserError: If the autoencoder is not the convolutional one, or lacks a grid or channels.
+    """
+    if not str(config.get("name", "cae")).startswith("cae") or config.get("stride", 2) != 2:
+        raise UserError(
+            f"the autoencoder {config.get('name')!r} is not supported: expected a convolutional "
+            "one of stride 2, whose name begins with cae"
+        )
+    missing = {"shape", "in_channels"} - set(config)
+    if missing:
+        raise UserError(f"the section `ae` does not fit: {sorted(missing)[0]} is missing")
+    return {
+        "channels": config["in_channels"],
+        "grid": config["shape"],
+        "autoencoder": _renamed(config, AUTOENCODER),
+    }
+
+
 def build_autoencoder(config: Mapping[str, Any]) -> ConvAutoencoder:
     r"""The autoencoder of a published configuration, with random weights.
 
@@ -166,20 +191,16 @@ def build_autoencoder(config: Mapping[str, Any]) -> ConvAutoencoder:
     Raises:
         UserError: If it is not the convolutional one, or sizes are missing or don't fit.
     """
-    if not str(config.get("name", "cae")).startswith("cae") or config.get("stride", 2) != 2:
-        raise UserError(
-            f"the autoencoder {config.get('name')!r} is not supported: expected a convolutional "
-            "one of stride 2, whose name begins with cae"
-        )
+    sizes = published_sizes(config)
     try:
-        sizes = ConvAutoencoderConfig.model_validate(_renamed(config, AUTOENCODER))
-        rows, columns = config["shape"]
-        module = ConvAutoencoder(config["in_channels"], (rows, columns), sizes)
-    except (KeyError, TypeError, ValueError) as error:
+        rows, columns = sizes["grid"]
+        parts = ConvAutoencoderConfig.model_validate(sizes["autoencoder"])
+        module = ConvAutoencoder(sizes["channels"], (rows, columns), parts)
+    except (TypeError, ValueError) as error:
         raise UserError(f"the section `ae` does not fit: {_reason(error)}") from None
     if module.factor != config.get("resize", module.factor):
         raise UserError(
-            f"the section `ae` does not fit: {len(sizes.widths)} stages make the grid "
+            f"the section `ae` does not fit: {len(parts.widths)} stages make the grid "
             f"{module.factor} times coarser, resize says {config['resize']}"
         )
     return module

@@ -1,0 +1,85 @@
+r"""The sizes of models, as YAML that ships with the package or of one's own."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from .conv_autoencoder import ConvAutoencoder, ConvAutoencoderConfig
+from .errors import UserError, unknown
+from .published_parts import published_sizes, read_published_config
+from .vision_transformer import VisionTransformer, VisionTransformerConfig
+
+__all__ = ["ModelConfig", "read_model_config"]
+
+
+class ModelConfig(BaseModel):
+    r"""The sizes of an autoencoder and a denoiser of its latents.
+
+    Attributes:
+        channels: The number of channels of a state.
+        grid: The shape of the grid.
+        autoencoder: The sizes of the autoencoder.
+        denoiser: The sizes of the network of the denoiser; there may be none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    channels: PositiveInt
+    grid: tuple[PositiveInt, PositiveInt]
+    autoencoder: ConvAutoencoderConfig
+    denoiser: VisionTransformerConfig | None = Field(None)
+
+    def build(
+        self, device: torch.device | str = "meta"
+    ) -> tuple[ConvAutoencoder, VisionTransformer | None]:
+        r"""The autoencoder and the network, with random weights.
+
+        Arguments:
+            device: The device; by default that of tensors without memory.
+
+        Example:
+            >>> autoencoder, network = read_model_config("appa-1b").build()
+            >>> autoencoder.latent_shape, network.tokens
+            (torch.Size([144, 23, 47]), (12, 23, 47))
+        """
+        with torch.device(device):
+            autoencoder = ConvAutoencoder(self.channels, self.grid, self.autoencoder)
+            if self.denoiser is None:
+                return autoencoder, None
+            latent, rows, columns = autoencoder.latent_shape
+            return autoencoder, VisionTransformer(latent, (rows, columns), self.denoiser)
+
+
+def read_model_config(name: str | Path) -> ModelConfig:
+    r"""Reads the sizes of a model.
+
+    Arguments:
+        name: The name of sizes that ship with the package, such as `appa-1b`; or the path of a
+            YAML file, which may be the published one of an autoencoder.
+
+    Raises:
+        UserError: If there is no such file, or it does not fit.
+
+    Example:
+        >>> read_model_config("appa-f32").denoiser.window
+        24
+    """
+    shipped = Path(str(resources.files("appa_prob") / "configs"))
+    path = Path(name)
+    if not path.is_file():
+        path = shipped / f"{name}.yaml"
+    if not path.is_file():
+        raise unknown("file or model", str(name), sorted(p.stem for p in shipped.glob("*.yaml")))
+    content = read_published_config(path)
+    if "ae" in content:
+        content = published_sizes(content["ae"])
+    try:
+        return ModelConfig.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {place}: {first['msg']}") from None
