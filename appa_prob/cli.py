@@ -48,6 +48,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar
 Threads = Annotated[
     int | None, typer.Option(help="The number of CPU threads; by default all cores.")
 ]
+Store = Annotated[Path, typer.Option("--output", "-o", help="The zarr store to write.")]
+Seed = Annotated[int, typer.Option(min=0, help="What all that is random depends on.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace the output if it exists.")]
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -175,6 +178,57 @@ def reanalyse(
         progress=not quiet,
     )
     typer.echo(result.report)
+
+
+@app.command()
+def sample(
+    config: Config,
+    output: Store,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    threads: Threads = None,
+) -> None:
+    """Sample weather that never was: trajectories of any length; goes on where it was killed."""
+    from .sample import SampleConfig, run_sample
+
+    _use(threads)
+    run = read_config(SampleConfig, config)
+    run_sample(run, output, seed=seed, overwrite=overwrite, progress=not quiet)
+
+
+@app.command("filter")
+def filter_states(
+    config: Config,
+    output: Store,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    threads: Threads = None,
+) -> None:
+    """Filter the present state in cycles of observations; goes on where it was killed."""
+    from .filtering import FilterConfig, run_filter
+
+    _use(threads)
+    run = read_config(FilterConfig, config)
+    run_filter(run, output, seed=seed, overwrite=overwrite, progress=not quiet)
+
+
+@app.command()
+def forecast(
+    config: Config,
+    output: Store,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    threads: Threads = None,
+) -> None:
+    """Forecast from full states or from observations; goes on where it was killed."""
+    from .forecast import ForecastConfig, run_forecast
+
+    _use(threads)
+    run = read_config(ForecastConfig, config)
+    run_forecast(run, output, seed=seed, overwrite=overwrite, progress=not quiet)
 
 
 def read_config(model: type[T], path: Path) -> T:

@@ -38,7 +38,14 @@ from .report import Report, report_scores
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Reanalysis", "ReanalysisConfig", "run_reanalysis"]
+__all__ = [
+    "Missing",
+    "Networks",
+    "Reanalysis",
+    "ReanalysisConfig",
+    "read_truth",
+    "run_reanalysis",
+]
 
 
 class BaselineConfig(BaseModel):
@@ -76,6 +83,7 @@ def _parse(value: object) -> object:
     return parse_networks({"networks": value}, Path())
 
 
+Missing = Literal["refuse", "mask"]
 Networks = Annotated[tuple[SerializeAsAny[Network], ...], BeforeValidator(_parse)]
 
 
@@ -104,7 +112,7 @@ class ReanalysisConfig(BaseModel):
     states: PositiveInt = 24
     members: Annotated[int, Field(ge=2)] = 16
     networks: Networks
-    missing: Literal["refuse", "mask"] = "refuse"
+    missing: Missing = "refuse"
     sampler: SamplerConfig = SamplerConfig()
     baselines: BaselineConfig | None = BaselineConfig()
     figure: FigureConfig | None = None
@@ -195,11 +203,26 @@ def run_reanalysis(
 
 
 def load_truth(config: ReanalysisConfig, appa: Appa) -> tuple[Tensor, NDArray[np.datetime64]]:
-    r"""Reads the states that are the truth.
+    r"""Reads the states that are the truth, as :func:`read_truth` does.
 
     Arguments:
         config: What to reanalyse.
         appa: The model, which the data must fit.
+    """
+    return read_truth(appa, config.data, config.start, config.states, config.missing)
+
+
+def read_truth(
+    appa: Appa, data: Path, start: str, states: int, missing: Missing = "refuse"
+) -> tuple[Tensor, NDArray[np.datetime64]]:
+    r"""Reads the states that are the truth.
+
+    Arguments:
+        appa: The model, which the data must fit.
+        data: The dataset; `sample` is the one that ships with the package.
+        start: The first time.
+        states: The number of states.
+        missing: Whether values that are not finite are refused.
 
     Returns:
         The states in physical units, with shape :math:`(L, C, H, W)`, and their times.
@@ -208,19 +231,18 @@ def load_truth(config: ReanalysisConfig, appa: Appa) -> tuple[Tensor, NDArray[np
         UserError: If the data don't fit the model, or hold too few states.
     """
     sample = Path(str(resources.files("appa_prob") / "data" / "sample.zarr"))
-    dataset = open_dataset(sample if config.data == Path("sample") else config.data)
+    dataset = open_dataset(sample if data == Path("sample") else data)
     appa.grid.check(dataset.latitude.values, dataset.longitude.values)
     appa.catalogue.check(dataset)
-    dataset = select_period(dataset, config.start, None)
-    if dataset.sizes["time"] < config.states:
+    dataset = select_period(dataset, start, None)
+    if dataset.sizes["time"] < states:
         last = np.datetime_as_string(dataset.time.values[-1], unit="m")
         raise UserError(
-            f"expected {config.states} states from {config.start} on, got "
-            f"{dataset.sizes['time']}: the dataset ends at {last}; take an earlier start or fewer "
-            "states"
+            f"expected {states} states from {start} on, got {dataset.sizes['time']}: the dataset "
+            f"ends at {last}; take an earlier start or fewer states"
         )
-    dataset = dataset.isel(time=slice(config.states))
-    return read_states(dataset, appa.catalogue, allow_missing=config.missing == "mask")
+    dataset = dataset.isel(time=slice(states))
+    return read_states(dataset, appa.catalogue, allow_missing=missing == "mask")
 
 
 def describe(

@@ -81,6 +81,17 @@ class Observations:
         operator = WeightedGather(indices, chosen.operator.weights, event)
         return Observations(**{**vars(chosen), "operator": operator})
 
+    def within(self, start: int, stop: int) -> Observations:
+        r"""The observations of the states from `start` to `stop`, without the latter, with the
+        operator on these states.
+        """
+        chosen = self.select((self.time >= start) & (self.time < stop))
+        event = torch.Size(self.operator.in_shape[1:])
+        indices = chosen.operator.indices - start * event.numel()
+        operator = WeightedGather(indices, chosen.operator.weights, (stop - start, *event))
+        moved = {"operator": operator, "time": chosen.time - start}
+        return Observations(**{**vars(chosen), **moved})
+
     def standardised(
         self, statistics: Statistics, times: NDArray[np.datetime64], error: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .appa import Appa
     from .observe import Observations
 
-__all__ = ["SamplerConfig", "guide", "reanalyse"]
+__all__ = ["SamplerConfig", "complete", "guide", "noise_times", "reanalyse"]
 
 
 class SamplerConfig(BaseModel):
@@ -88,7 +88,7 @@ def reanalyse(
     generators = [
         torch.Generator(device).manual_seed(1_000_003 * seed + i) for i in range(members)
     ]
-    integrator = DPMSolverSDE(_times(appa, sampler))
+    integrator = DPMSolverSDE(noise_times(appa, sampler))
     states = []
     with tqdm(total=members * sampler.steps, disable=not progress, desc="sampling") as bar:
         for first in range(0, members, sampler.batch or members):
@@ -97,7 +97,7 @@ def reanalyse(
             size = len(some)
             z = integrator(guided, noise, generator=some, callback=lambda _, n=size: bar.update(n))
             states += [
-                appa.statistics.restore(_complete(appa, member, observations, times, g), times)
+                appa.statistics.restore(complete(appa, member, observations, times, g), times)
                 for member, g in zip(z, some, strict=True)
             ]
     return torch.stack(states)
@@ -131,15 +131,23 @@ def guide(
 
 
 @torch.no_grad()
-def _complete(
+def complete(
     appa: Appa,
     z: Tensor,
     observations: Observations,
     times: NDArray[np.datetime64],
     generator: torch.Generator,
 ) -> Tensor:
-    """A standardised trajectory given its latents and the observations: the decoded one, and what
-    the observations say about the error of the autoencoder."""
+    r"""A standardised trajectory given its latents and the observations: the decoded one, and what
+    the observations say about the error of the autoencoder.
+
+    Arguments:
+        appa: The model.
+        z: The latents of one member, with shape :math:`(L, c, h, w)`.
+        observations: The observations.
+        times: The times of the states.
+        generator: A source of random numbers.
+    """
     x, H = appa.autoencoder.decode(z), observations.operator
     y, variance = observations.standardised(appa.statistics, times)
     prior = Gaussian(x, Diagonal(appa.error.square().expand_as(x)))
@@ -147,7 +155,8 @@ def _complete(
     return prior.condition(GaussianLikelihood(H, y, variance), solver).sample((), generator)
 
 
-def _times(appa: Appa, sampler: SamplerConfig) -> list[float]:
+def noise_times(appa: Appa, sampler: SamplerConfig) -> list[float]:
+    r"""The times of the integrator."""
     ends = torch.tensor([sampler.sigma_max, sampler.sigma_min], dtype=torch.float64)
     first, last = appa.denoiser.schedule.time(ends).clamp(0.0, 1.0).tolist()
     return torch.linspace(first, last, sampler.steps + 1, dtype=torch.float64).tolist()

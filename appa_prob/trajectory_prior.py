@@ -62,28 +62,36 @@ class TrajectoryBasis(Operator):
             return x.new_zeros(*batch, *self.out_shape)
         waves = _to_complex(x)
         waves = waves.reshape(-1, count, modes, window).permute(1, 2, 0, 3)
-        waves = waves.reshape(count * modes, -1, window)
-        waves = waves @ self.time.flatten(0, 1).mT
-        waves = waves.reshape(count, modes, -1, window).permute(0, 2, 3, 1)
-        waves = waves.reshape(count, -1, modes)
-        waves = (waves @ self.space.mT).reshape(count, -1, window, modes).permute(1, 2, 3, 0)
-        waves = waves.reshape(-1, window, *self.grid[:2], count)
-        x = torch.fft.irfft(waves, n=self.grid[2], norm="ortho")
-        return x.reshape(*batch, *self.out_shape)
+        waves = waves @ self.time.mT
+        return self.fields(waves).reshape(*batch, *self.out_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
         r"""Trajectories to coefficients."""
         self._check(y, self.out_shape)
-        batch, (count, modes, window) = y.shape[:-4], self.time.shape[:3]
+        batch = y.shape[:-4]
         if y.numel() == 0:
             return y.new_zeros(*batch, *self.in_shape)
-        waves = torch.fft.rfft(y.reshape(-1, *self.out_shape), norm="ortho").flatten(2, 3)
-        waves = waves.permute(3, 0, 1, 2).reshape(count, -1, modes) @ self.space.conj()
-        waves = waves.reshape(count, -1, window, modes).permute(0, 3, 1, 2)
-        waves = waves.reshape(count * modes, -1, window)
-        waves = waves @ self.time.flatten(0, 1).conj()
-        waves = waves.reshape(count, modes, -1, window).permute(2, 0, 1, 3)
-        return _to_real(waves).reshape(*batch, *self.in_shape)
+        waves = self.modes(y.reshape(-1, *self.out_shape)) @ self.time.conj()
+        return _to_real(waves.permute(2, 0, 1, 3)).reshape(*batch, *self.in_shape)
+
+    def modes(self, y: Tensor) -> Tensor:
+        r"""The complex time series of each mode, :math:`(B, L, c, h, w) \to (w / 2 + 1, n, B, L)`,
+        for any number :math:`L` of states.
+        """
+        count, modes = self.space.shape[:2]
+        waves = torch.fft.rfft(y, norm="ortho").flatten(2, 3).permute(3, 0, 1, 2)
+        waves = waves.reshape(count, -1, modes) @ self.space.conj()
+        series: Tensor = waves.reshape(count, *y.shape[:2], modes).permute(0, 3, 1, 2)
+        return series
+
+    def fields(self, waves: Tensor) -> Tensor:
+        r"""The fields of time series of modes: the inverse of :meth:`modes`."""
+        count, modes, batch, length = waves.shape
+        waves = waves.permute(0, 2, 3, 1).reshape(count, -1, modes) @ self.space.mT
+        waves = waves.reshape(count, batch, length, modes).permute(1, 2, 3, 0)
+        waves = waves.reshape(batch, length, *self.grid[:2], count)
+        y: Tensor = torch.fft.irfft(waves, n=self.grid[2], norm="ortho")
+        return y
 
 
 class TrajectoryCovariance(Eigenbasis):

@@ -1,0 +1,181 @@
+r"""Filtering: the present state given all observations so far, updated by each new batch of them.
+
+.. math:: x_l \sim p(x_l \mid y_{1:l})
+
+Each cycle assimilates a window that ends at the present. What was observed before that window
+comes in by its first states, which each member knows from the cycle that ended with them: they
+were drawn given the observations until then, and none is used twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import xarray as xr
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from .appa import Appa
+from .assimilate import assimilate, observe_truth
+from .errors import UserError
+from .experiment import Missing, Networks, read_truth
+from .observe import Observations
+from .reanalysis import SamplerConfig, complete
+from .rollout import check_known, member_generators
+from .run import Part, collect, describe_run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["FilterConfig", "filter_cycles", "run_filter"]
+
+
+class FilterConfig(BaseModel):
+    r"""What to filter.
+
+    Attributes:
+        model: The name of a model, or its folder.
+        data: The dataset that is the truth; `sample` is the one that ships with the package.
+        start: The time of the first state of the first window.
+        cycles: The number of cycles; each gives one estimate, at the end of its window.
+        every: The number of states between two cycles, that is, of a new batch of observations.
+        states: The number of states of a window; by default those of a window of the denoiser.
+        overlap: The number of states of a window that are known from an earlier cycle; 0 for
+            none: each cycle then forgets what was observed before its window.
+        error: The standard deviation of the errors of known latents, which have unit variance.
+        members: The number of members of the ensemble.
+        networks: The observing networks, as :mod:`appa_prob.declaration` describes them.
+        missing: Whether observations that are not finite are refused, or masked out.
+        sampler: How to sample.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = "appa-small"
+    data: Path = Path("sample")
+    start: str
+    cycles: PositiveInt
+    every: PositiveInt = 1
+    states: PositiveInt | None = None
+    overlap: NonNegativeInt = 0
+    error: PositiveFloat = 0.02
+    members: Annotated[int, Field(ge=2)] = 16
+    networks: Networks
+    missing: Missing = "refuse"
+    sampler: SamplerConfig = SamplerConfig()
+
+
+def run_filter(
+    config: FilterConfig,
+    output: Path | None = None,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> xr.Dataset:
+    r"""Draws observations from a dataset, and filters the present state in cycles.
+
+    Arguments:
+        config: What to filter.
+        output: The zarr store to write, cycle by cycle; a run that was killed is gone on with. By
+            default all states are kept in memory.
+        seed: What all that is random depends on.
+        overwrite: Whether the output may be replaced.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The estimates in physical units, one state for each cycle.
+
+    Raises:
+        UserError: If the configuration, the data or the model don't fit together, or the output
+            exists.
+    """
+    appa = Appa.from_pretrained(config.model)
+    states = config.states or appa.window
+    config = config.model_copy(update={"states": states})
+    check_overlap(appa, states, config.overlap, config.every)
+    length = states + (config.cycles - 1) * config.every
+    truth, times = read_truth(appa, config.data, config.start, length, config.missing)
+    observations = observe_truth(appa, config.networks, truth, times, seed, config.missing)
+    appa.trajectory_denoiser(times[:states])  # which says what is wrong with the times
+    return collect(
+        lambda done, memory: filter_cycles(
+            appa, observations, times, config, seed=seed, first=done, memory=memory
+        ),
+        appa,
+        times[states - 1 :: config.every],
+        config.members,
+        parts=(1,),
+        attributes=describe_run(
+            "filter", "States filtered in cycles", config, seed, appa, observations.values
+        ),
+        output=output,
+        overwrite=overwrite,
+        progress=progress,
+        label="filtering",
+    )
+
+
+def filter_cycles(
+    appa: Appa,
+    observations: Observations,
+    times: NDArray[np.datetime64],
+    config: FilterConfig,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    memory: Mapping[str, Tensor] | None = None,
+) -> Iterator[Part]:
+    r"""The estimates of the present state, cycle by cycle.
+
+    Arguments:
+        appa: The model.
+        observations: The observations of all times; a cycle uses those of its window.
+        times: The times.
+        config: The cycles.
+        seed: What all that is random depends on.
+        first: The number of the first cycle that is left.
+        memory: What the cycle before it left.
+    """
+    states = config.states or appa.window
+    lag = (states - config.overlap) // config.every
+    kept = list(memory["past"]) if memory else []
+    for cycle in range(first, config.cycles):
+        start = cycle * config.every
+        window, now = times[start : start + states], times[start + states - 1 : start + states]
+        generators = member_generators(seed, cycle, config.members, appa.error.device)
+        z = assimilate(
+            appa,
+            observations.within(start, start + states),
+            window,
+            generators,
+            sampler=config.sampler,
+            past=kept[0] if config.overlap and len(kept) == lag else None,
+            error=config.error,
+        )
+        present = observations.within(start + states - 1, start + states)
+        estimates = [
+            appa.statistics.restore(complete(appa, member[-1:], present, now, g), now)
+            for member, g in zip(z, generators, strict=True)
+        ]
+        if config.overlap:
+            kept = [*kept, z[:, -config.overlap :]][-lag:]
+        yield Part(torch.stack(estimates), {"past": torch.stack(kept)} if kept else {})
+
+
+def check_overlap(appa: Appa, states: int, overlap: int, every: int) -> None:
+    r"""Checks that the first states of each window are the last ones of an earlier cycle.
+
+    Raises:
+        UserError: If they are not.
+    """
+    check_known(appa, overlap)
+    if overlap and (overlap >= states or (states - overlap) % every):
+        raise UserError(
+            f"expected the {states} states of a window to be the {overlap} of the overlap and a "
+            f"multiple of the {every} between two cycles: change states, overlap or every"
+        )

@@ -1,0 +1,111 @@
+r"""Trajectories whose first states are known.
+
+.. math:: \mathbb{E}[z_{1:L} \mid z_t, z_{1:K}] \approx \hat{z} + V_{\cdot K}
+    (V_{KK} + \rho^2 I)^{-1} (z_{1:K} - \hat{z}_{1:K}) \qquad
+    \hat{z} = \mathbb{E}[z_{1:L} \mid z_t]
+
+with :math:`V` what the Gaussian prior of the network says of a trajectory given a noisy one. The
+modes of that prior are independent of each other, and so :math:`V_{KK}` falls apart into a
+:math:`K \times K` matrix for each: the system is solved in closed form, and the network is
+evaluated once and not differentiated. For a Gaussian prior all of this is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from appa_prob.samplers import Denoiser
+
+from .trajectory_prior import TrajectoryCovariance
+
+__all__ = ["KnownPast"]
+
+
+class KnownPast(Denoiser):
+    r"""The denoiser of trajectories, given their first states.
+
+    It is what :class:`~appa_prob.samplers.JFPS` is for an observation of the first states, with
+    the system solved by the structure of the prior. It can be guided by other observations, as
+    any denoiser can.
+
+    References:
+        | Appa: Bending Weather Dynamics with Latent Diffusion Models for Global Data Assimilation
+        (Andry et al., 2025), which conditions windows on the states before them
+        | https://arxiv.org/abs/2504.18720
+
+    Arguments:
+        denoiser: The denoiser of trajectories of :math:`L` states.
+        past: The first states, with shape :math:`(*, K, c, h, w)`.
+        covariance: The covariance of the prior, of trajectories of :math:`W \leq L` states; what
+            lies beyond these is corrected by the denoiser alone.
+        error: The standard deviation :math:`\rho` of the errors of the first states.
+
+    Raises:
+        ValueError: If there are as many known states as the prior has, or shapes don't fit.
+
+    Example:
+        >>> from appa_prob.samplers import GaussianDenoiser, VESchedule
+        >>> z = torch.randn(200, 2, 4, 8, generator=torch.Generator().manual_seed(0))
+        >>> prior = TrajectoryCovariance.fit(z, window=3)
+        >>> d = GaussianDenoiser(torch.zeros(3, 2, 4, 8), prior, VESchedule(0.01, 10.0))
+        >>> past = torch.ones(2, 2, 4, 8)
+        >>> known = KnownPast(d, past, prior, error=1e-3)
+        >>> torch.allclose(known(torch.zeros(3, 2, 4, 8), torch.tensor(0.5))[:2], past, atol=1e-2)
+        True
+    """
+
+    past: Tensor
+
+    def __init__(
+        self, denoiser: Denoiser, past: Tensor, covariance: TrajectoryCovariance, error: float
+    ) -> None:
+        super().__init__(denoiser.event_shape, denoiser.schedule)
+        window, *state = covariance.in_shape
+        length, count = denoiser.event_shape[0], past.shape[-4] if past.ndim >= 4 else 0
+        if [*denoiser.event_shape[1:]] != state or [*past.shape[-3:]] != state or length < window:
+            raise ValueError(
+                f"expected known states of shape (*, K, {', '.join(map(str, state))}) and "
+                f"trajectories of at least {window} of these, got {tuple(past.shape)} and "
+                f"{tuple(denoiser.event_shape)}"
+            )
+        if not 1 <= count < window:
+            raise ValueError(
+                f"expected 1 to {window - 1} known states, fewer than the {window} of a window, "
+                f"got {count}"
+            )
+        if not error > 0:
+            raise ValueError(f"expected a positive error of the known states, got {error}")
+        self.denoiser, self.covariance, self.error = denoiser, covariance, error
+        self.register_buffer("past", past)
+
+    def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
+        mean: Tensor = self.denoiser(x_t, t, **context)
+        count, basis = self.past.shape[-4], self.covariance.basis
+        residual = self.past - mean[..., :count, :, :, :]
+        waves = basis.modes(residual.reshape(-1, *residual.shape[-4:])).unsqueeze(-2)
+        waves = (waves @ self._gain(t, count).mT).squeeze(-2)
+        update = basis.fields(waves).reshape(*residual.shape[:-4], *self.covariance.in_shape)
+        beyond = mean.shape[-4] - update.shape[-4]
+        return mean + torch.nn.functional.pad(update, (0, 0, 0, 0, 0, 0, 0, beyond))
+
+    def _gain(self, t: Tensor, count: int) -> Tensor:
+        """The matrices V_WK (V_KK + rho^2)^-1 of all modes for each time, with shape
+        (w / 2 + 1, n, B or 1, W, K)."""
+        alpha, sigma = (scale.reshape(-1, 1, 1, 1) for scale in self.schedule(t))
+        # Coefficients hold the real parts of all wavenumbers first; the imaginary ones vary alike.
+        prior = self.covariance.eigenvalues[: len(self.covariance.basis.time)]
+        values = sigma.square() * prior / (alpha.square() * prior + sigma.square())
+        time = self.covariance.basis.time
+        V = (time * values.unsqueeze(-2)) @ time[..., :count, :].mH
+        noise = self.error**2 * torch.eye(count, dtype=V.dtype, device=V.device)
+        factor = torch.linalg.cholesky(V[..., :count, :] + noise)
+        return torch.cholesky_solve(V.mH, factor).mH.movedim(0, 2)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.covariance = self.covariance.to(fn(self.past))
+        return self

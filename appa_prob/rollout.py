@@ -1,0 +1,278 @@
+r"""Trajectories of any length, block by block.
+
+.. math:: p(z_{1:L}) \approx p(z_{1:W}) \prod_j p(z_{s_j + K + 1 : s_j + W} \mid
+    z_{s_j + 1 : s_j + K})
+
+Each block is a trajectory of the denoiser whose first :math:`K` states, the overlap, are known
+from the block before. If the law of trajectories is stationary and each block is drawn exactly,
+then all states have the same law, and no boundary can be told from the interior.
+
+A block depends on the seed, on its number and on the states that it overlaps, and on nothing else:
+what is stopped goes on bit for bit, and a longer trajectory begins as a shorter one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from appa_prob.samplers import Denoiser, DPMSolver
+
+from .errors import UserError
+from .known_past import KnownPast
+from .reanalysis import SamplerConfig, noise_times
+from .trajectory_prior import TrajectoryCovariance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .appa import Appa
+
+__all__ = [
+    "Block",
+    "Rollout",
+    "RolloutConfig",
+    "check_known",
+    "decode_states",
+    "know_past",
+    "member_generators",
+    "state_times",
+]
+
+
+class RolloutConfig(BaseModel):
+    r"""How trajectories go on.
+
+    Attributes:
+        overlap: The number of states of a block that the block before knows already; by default
+            half a window.
+        block: The number of states of a block; by default those of a window of the denoiser.
+        error: The standard deviation of the errors of known latents, which have unit variance.
+        residual: Whether what the autoencoder loses is drawn and added to decoded states.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    overlap: PositiveInt | None = None
+    block: PositiveInt | None = None
+    error: PositiveFloat = 0.02
+    residual: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    r"""New states of a trajectory.
+
+    Arguments:
+        number: The number of the block.
+        first: The index of the first of its new states.
+        latents: The new latents, with shape :math:`(M, n, c, h, w)`.
+        states: The new states in physical units, with shape :math:`(M, n, C, H, W)`.
+        past: The last latents, which the next block overlaps, with shape :math:`(M, K, c, h, w)`.
+    """
+
+    number: int
+    first: int
+    latents: Tensor
+    states: Tensor
+    past: Tensor
+
+    @property
+    def stop(self) -> int:
+        r"""The index behind the last of its new states."""
+        return self.first + self.latents.shape[1]
+
+    @property
+    def memory(self) -> dict[str, Tensor]:
+        r"""What the next block depends on."""
+        return {"past": self.past, "number": torch.tensor(self.number + 1)}
+
+
+class Rollout:
+    r"""The blocks of a trajectory.
+
+    Arguments:
+        appa: The model.
+        start: The time of the first state, known ones included.
+        length: The number of states, known ones included.
+        members: The number of members.
+        rollout: How trajectories go on.
+        sampler: How to sample a block.
+        seed: What all that is random depends on.
+
+    Raises:
+        UserError: If blocks are shorter than the window of the model, or overlap wholly.
+    """
+
+    def __init__(
+        self,
+        appa: Appa,
+        start: np.datetime64,
+        length: int,
+        *,
+        members: int,
+        rollout: RolloutConfig | None = None,
+        sampler: SamplerConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.config = rollout or RolloutConfig()
+        self.sampler = sampler or SamplerConfig()
+        self.block = self.config.block or appa.window
+        self.overlap = self.config.overlap or appa.window // 2
+        if self.block < appa.window:
+            raise UserError(
+                f"expected blocks of at least {appa.window} states, the window of the model, got "
+                f"{self.block}"
+            )
+        check_known(appa, self.overlap)
+        self.appa, self.start, self.length = appa, start, length
+        self.members, self.seed = members, seed
+
+    @property
+    def fresh(self) -> int:
+        r"""The number of new states of a block after the first."""
+        return self.block - self.overlap
+
+    def times(self, first: int, count: int) -> NDArray[np.datetime64]:
+        r"""The times of some states."""
+        return state_times(self.start, count, self.appa.step, first)
+
+    def blocks(
+        self, past: Tensor | None = None, *, first: int = 0, number: int = 0
+    ) -> Iterator[Block]:
+        r"""Draws the blocks, one after the other.
+
+        Arguments:
+            past: The latents before the first new state, with shape :math:`(M, K, c, h, w)` or
+                :math:`(1, K, c, h, w)`; by default none is known.
+            first: The index of the first new state.
+            number: The number of the first block.
+        """
+        while first < self.length:
+            block = self._draw(past, first, number)
+            yield block
+            past, first, number = block.past, block.stop, number + 1
+
+    @torch.no_grad()
+    def _draw(self, past: Tensor | None, first: int, number: int) -> Block:
+        count = 0 if past is None else past.shape[1]
+        times = self.times(first - count, self.block)
+        generators = member_generators(self.seed, number, self.members, self.appa.error.device)
+        if past is not None:
+            past = past.expand(self.members, *past.shape[1:])
+        size = self.sampler.batch or self.members
+        z = torch.cat(
+            [
+                self._sample(
+                    None if past is None else past[i : i + size], times, generators[i : i + size]
+                )
+                for i in range(0, self.members, size)
+            ]
+        )
+        new = z[:, count : count + self.length - first]
+        states = decode_states(
+            self.appa,
+            new,
+            times[count : count + new.shape[1]],
+            generators if self.config.residual else None,
+        )
+        return Block(number, first, new, states, z[:, -self.overlap :].clone())
+
+    def _sample(
+        self,
+        past: Tensor | None,
+        times: NDArray[np.datetime64],
+        generators: Sequence[torch.Generator],
+    ) -> Tensor:
+        """The latents of a block of some members, known ones included."""
+        precision = None if self.sampler.precision == "float32" else torch.bfloat16
+        denoiser = self.appa.trajectory_denoiser(times, self.sampler.stride, precision)
+        if past is not None:
+            denoiser = know_past(self.appa, denoiser, past, self.config.error)
+        integrator = DPMSolver(noise_times(self.appa, self.sampler))
+        noise = integrator.noise(denoiser, (len(generators),), generator=generators)
+        z = integrator(denoiser, noise, generator=generators)
+        return z if past is None else torch.cat((past, z[:, past.shape[1] :]), dim=1)
+
+
+def know_past(appa: Appa, denoiser: Denoiser, past: Tensor, error: float) -> KnownPast:
+    r"""The denoiser of trajectories of a model, given their first latents.
+
+    Arguments:
+        appa: The model.
+        denoiser: The denoiser of trajectories.
+        past: The first latents, with shape :math:`(M, K, c, h, w)`.
+        error: The standard deviation of their errors.
+    """
+    prior = appa.denoiser.prior
+    assert prior is not None and isinstance(prior.covariance, TrajectoryCovariance)
+    return KnownPast(denoiser, past, prior.covariance, error)
+
+
+@torch.no_grad()
+def decode_states(
+    appa: Appa,
+    z: Tensor,
+    times: NDArray[np.datetime64],
+    generators: Sequence[torch.Generator] | None = None,
+) -> Tensor:
+    r"""Decodes latents to states in physical units.
+
+    Arguments:
+        appa: The model.
+        z: The latents, with shape :math:`(M, L, c, h, w)`.
+        times: Their times.
+        generators: A source of random numbers for each member, to draw what the autoencoder
+            loses; by default that is left out.
+    """
+    states = []
+    for i, member in enumerate(z):
+        x = appa.decode(member)
+        if generators is not None:
+            x = x + appa.error * torch.randn(x.shape, generator=generators[i], device=x.device)
+        states.append(appa.statistics.restore(x, times))
+    return torch.stack(states)
+
+
+def member_generators(
+    seed: int, number: int, members: int, device: torch.device | str = "cpu"
+) -> list[torch.Generator]:
+    r"""A source of random numbers for each member, of a block of a number.
+
+    Example:
+        >>> a, b = member_generators(0, 3, 2)
+        >>> a.initial_seed() == b.initial_seed()
+        False
+    """
+    seeds = [
+        int(np.random.SeedSequence(seed, spawn_key=(number, i)).generate_state(1, np.uint64)[0])
+        for i in range(members)
+    ]
+    return [torch.Generator(device).manual_seed(s >> 1) for s in seeds]
+
+
+def state_times(
+    start: np.datetime64, count: int, step: np.timedelta64, first: int = 0
+) -> NDArray[np.datetime64]:
+    r"""The times of states, in nanoseconds, :attr:`Appa.step` apart."""
+    times: NDArray[np.datetime64] = start + np.arange(first, first + count) * step
+    return times.astype("datetime64[ns]")
+
+
+def check_known(appa: Appa, states: int) -> None:
+    r"""Checks a number of known states.
+
+    Raises:
+        UserError: If it leaves no new state in a window.
+    """
+    if not states < appa.window:
+        raise UserError(
+            f"expected fewer known states than the {appa.window} of a window of the model, got "
+            f"{states}"
+        )

@@ -1,0 +1,147 @@
+"""Runs that draw states part by part: in memory, or streamed to a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+import xarray as xr
+from pydantic import BaseModel
+from torch import Tensor
+from tqdm import tqdm
+
+from .stream import StateStore, digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .appa import Appa
+    from .rollout import Rollout
+
+__all__ = ["Draw", "Part", "collect", "describe_run", "rollout_parts"]
+
+
+Draw: TypeAlias = "Callable[[int, Mapping[str, Tensor]], Iterable[Part]]"
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    r"""The next states of a run.
+
+    Arguments:
+        states: The states in physical units, with shape :math:`(M, n, C, H, W)`.
+        memory: What the parts after it depend on.
+    """
+
+    states: Tensor
+    memory: Mapping[str, Tensor]
+
+
+def collect(
+    draw: Draw,
+    appa: Appa,
+    times: NDArray[np.datetime64],
+    members: int,
+    *,
+    parts: tuple[int, ...],
+    attributes: Mapping[str, Any],
+    output: Path | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+    label: str = "sampling",
+) -> xr.Dataset:
+    r"""Draws all parts of a run.
+
+    Arguments:
+        draw: Gives the parts that are left, from the number of states that are done and the memory
+            of the last part, which is empty at first.
+        appa: The model.
+        times: The times of all states.
+        members: The number of members.
+        parts: The sizes of parts.
+        attributes: The attributes of the dataset; they tell one run from another.
+        output: The zarr store to write, part by part; by default all states are kept in memory.
+        overwrite: Whether the output may be replaced.
+        progress: Whether to show a progress bar.
+        label: What the bar is of.
+
+    Returns:
+        The states, in physical units.
+
+    Raises:
+        UserError: If the output exists, or another run has begun to write it.
+    """
+    store = kept = None
+    if output is not None:
+        store = StateStore(
+            output, appa, times, members, parts=parts, attributes=attributes, overwrite=overwrite
+        )
+    else:
+        kept = list[Tensor]()
+    done, memory = (store.done, store.memory) if store else (0, {})
+    bar = tqdm(total=len(times), initial=done, disable=not progress, desc=label, unit="state")
+    with bar:
+        for part in draw(done, memory):
+            if store is not None:
+                store.append(part.states, part.memory)
+            if kept is not None:
+                kept.append(part.states)
+            bar.update(part.states.shape[1])
+    if store is not None:
+        return store.finish()
+    return appa.dataset(torch.cat(kept or [], dim=1), times).assign_attrs(attributes)
+
+
+def rollout_parts(
+    rollout: Rollout,
+    done: int,
+    memory: Mapping[str, Tensor],
+    past: Tensor | None = None,
+    *,
+    known: int = 0,
+    number: int = 0,
+) -> Iterator[Part]:
+    r"""The parts of a trajectory that are left, drawn block by block.
+
+    Arguments:
+        rollout: The blocks.
+        done: The number of states that are done, without those known at first.
+        memory: What the last part left, if there was one.
+        past: The latents known at first, with shape :math:`(M, K, c, h, w)`.
+        known: The number of states known at first.
+        number: The number of the first block of all.
+    """
+    number = int(memory["number"]) if memory else number
+    for block in rollout.blocks(memory.get("past", past), first=known + done, number=number):
+        yield Part(block.states, block.memory)
+
+
+def describe_run(
+    task: str, title: str, config: BaseModel, seed: int, appa: Appa, *data: Tensor
+) -> dict[str, Any]:
+    r"""The attributes of a dataset, which tell how it was made.
+
+    Arguments:
+        task: The command.
+        title: The title of the dataset.
+        config: What was done.
+        seed: What all that is random depends on.
+        appa: The model.
+        data: What was read, such as observations.
+    """
+    version = metadata.version("appa-prob")
+    return {
+        "title": title,
+        "Conventions": "CF-1.11",
+        "source": f"appa-prob {version}",
+        "history": f"appa-prob {task} --seed {seed}",
+        "seed": seed,
+        "config": config.model_dump_json(),
+        "model_digest": digest(*appa.denoiser.state_dict().values(), appa.error),
+        "data_digest": digest(*data),
+    }

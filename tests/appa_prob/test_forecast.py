@@ -1,0 +1,145 @@
+"""Forecasts and filtering of the tiny world, whose waves travel at a known speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+import yaml
+from typer.testing import CliRunner
+
+from appa_prob import run as run_module
+from appa_prob.cli import app
+from appa_prob.filtering import FilterConfig, run_filter
+from appa_prob.forecast import ForecastConfig, run_forecast
+from appa_prob.stream import StateStore
+
+Config = dict[str, Any]
+
+
+@pytest.fixture
+def forecast(world: Path, tiny_model: Path) -> Config:
+    """A forecast of 8 states from 2 known ones."""
+    return {
+        "model": str(tiny_model),
+        "data": str(world),
+        "start": "2003-07-03T00",
+        "known": 2,
+        "states": 8,
+        "members": 4,
+        "rollout": {"overlap": 2},
+        "sampler": {"steps": 6, "iterations": 2},
+    }
+
+
+@pytest.fixture
+def observed(forecast: Config, experiment: Config) -> Config:
+    """The same from observations of 6 states."""
+    networks = experiment["networks"][:1]
+    return forecast | {"initial": "observations", "known": 6, "networks": networks}
+
+
+@pytest.fixture
+def cycles(experiment: Config) -> Config:
+    """Five cycles, of 2 new states each, whose windows know 2 states of the cycle before."""
+    kept = {k: experiment[k] for k in ("model", "data", "start", "members", "networks")}
+    change = {"cycles": 5, "every": 2, "states": 4, "overlap": 2, "sampler": {"steps": 6}}
+    return kept | change | {"networks": experiment["networks"][:1]}
+
+
+def forecasted(config: Config, output: Path | None = None) -> xr.Dataset:
+    return run_forecast(ForecastConfig.model_validate(config), output, progress=False)
+
+
+def filtered(config: Config, output: Path | None = None) -> xr.Dataset:
+    return run_filter(FilterConfig.model_validate(config), output, progress=False)
+
+
+def error(found: xr.Dataset, world: Path) -> float:
+    """The error of the mean of the ensemble over that of the mean in time."""
+    truth = xr.open_zarr(world, chunks=None).temperature
+    truth = truth.transpose("time", "level", "latitude", "longitude")
+    gap = found.temperature.mean("member") - truth.sel(time=found.time)
+    return float(gap.std() / (truth - truth.mean("time")).std())
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_waves_are_forecast(forecast: Config, world: Path, together: bool) -> None:
+    found = forecasted(forecast | {"together": together})
+    assert found.sizes["time"] == 8 and found.sizes["member"] == 4
+    assert found.time.values[0] == np.datetime64("2003-07-03T12")
+    assert error(found.isel(time=slice(3)), world) < 0.8
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_waves_are_forecast_from_observations(
+    observed: Config, world: Path, together: bool
+) -> None:
+    found = forecasted(observed | {"together": together, "states": 3})
+    assert found.time.values[0] == np.datetime64("2003-07-04T12")
+    assert error(found, world) < 0.8
+
+
+def test_the_present_is_filtered(cycles: Config, world: Path) -> None:
+    found = filtered(cycles)
+    hours = (found.time.values - np.datetime64("2003-07-03T00")) / np.timedelta64(1, "h")
+    assert hours.tolist() == [18, 30, 42, 54, 66]
+    vague = cycles["networks"][0] | {
+        "error": {"temperature": "100 K", "surface_pressure": "1000 hPa"}
+    }
+    assert error(found, world) < 0.8 * error(filtered(cycles | {"networks": [vague]}), world)
+    forgetful = filtered(cycles | {"overlap": 0})
+    same = [found.isel(time=[i]).equals(forgetful.isel(time=[i])) for i in range(5)]
+    assert same == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("task", ["forecast", "observed", "cycles"])
+def test_what_is_interrupted_goes_on(
+    task: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, go = request.getfixturevalue(task), filtered if task == "cycles" else forecasted
+
+    class Failing(StateStore):
+        def append(self, *arguments: Any) -> None:
+            super().append(*arguments)
+            raise KeyboardInterrupt
+
+    output = tmp_path / "out.zarr"
+    monkeypatch.setattr(run_module, "StateStore", Failing)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            go(config, output)
+    monkeypatch.undo()
+    xr.testing.assert_identical(go(config, output).load(), go(config))
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "message"),
+    [
+        ("forecast", {"known": 4}, "fewer known states than the 4"),
+        ("forecast", {"initial": "observations"}, "networks are given if, and only if"),
+        ("forecast", {"start": "2033-01-01"}, "no state from 2033-01-01"),
+        ("forecast", {"states": 0}, "states"),
+        ("observed", {"known": 3}, "known: expected at least 4 observed states"),
+        ("observed", {"networks": []}, "expected at least one network"),
+        ("cycles", {"overlap": 3}, "multiple of the 2 between two cycles"),
+        ("cycles", {"states": 3, "overlap": 1}, "expected at least 4 states"),
+        ("cycles", {"cycles": 500}, "the dataset ends at"),
+        ("cycles", {"colour": "red"}, "colour"),
+    ],
+)
+def test_bad_configurations_are_refused(
+    task: str, change: Config, message: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(request.getfixturevalue(task) | change))
+    command = "filter" if task == "cycles" else "forecast"
+    arguments = [command, str(path), "-o", str(tmp_path / "out.zarr"), "--quiet"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2, result.output
+    text = result.output
+    assert text.startswith("error: ") and text.count("\n") == 1 and message in text, text
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
