@@ -39,6 +39,8 @@ from .guidance import Conditioning, Guidance
 from .heun import Heun
 from .integrator import Integrator
 from .jfps import JFPS
+from .joint import CopiedDenoiser, JointDenoiser
+from .joint_likelihood import JointLikelihood
 from .latent import LatentLikelihood, LatentPosterior
 from .likelihood import GaussianLikelihood, Likelihood
 from .linear_multistep import LinearMultistep
@@ -90,6 +92,7 @@ __all__ = [
     "CleanPrediction",
     "ConditionalCovariance",
     "Conditioning",
+    "CopiedDenoiser",
     "DPMSolver",
     "DPMSolverSDE",
     "Denoiser",
@@ -106,6 +109,8 @@ __all__ = [
     "Guidance",
     "Heun",
     "Integrator",
+    "JointDenoiser",
+    "JointLikelihood",
     "LatentLikelihood",
     "LatentPosterior",
     "Likelihood",

@@ -148,6 +148,17 @@ class Gaussian:
             gain = gain * over(c, self.covariance.in_shape)
         return Gaussian(self.mean + gain, left), residual, S
 
+    def log_prob(self, x: Tensor) -> Tensor:
+        r"""Computes the logarithm of the density.
+
+        Arguments:
+            x: The state, with shape :math:`(*, event)`.
+
+        Returns:
+            The logarithms, with shape :math:`(*)`.
+        """
+        return log_density(x - self.mean, self.covariance)
+
     def sample(
         self, shape: Sequence[int] = (), generator: torch.Generator | None = None
     ) -> Tensor:

@@ -70,6 +70,11 @@ class GaussianDenoiser(Denoiser):
         self.covariance = covariance
         self.spectrum = diagonalise(covariance)
 
+    @property
+    def law(self) -> Gaussian:
+        r"""The prior itself."""
+        return Gaussian(self.mean, self.spectrum)
+
     def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
         self.check(x_t, t)
         alpha, _ = self.scales(t)
