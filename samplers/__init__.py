@@ -38,6 +38,7 @@ from .gaussian_denoiser import GaussianDenoiser
 from .guidance import Conditioning, Guidance
 from .heun import Heun
 from .integrator import Integrator
+from .iterated import IteratedMMPS
 from .jfps import JFPS
 from .joint import CopiedDenoiser, JointDenoiser
 from .joint_likelihood import JointLikelihood
@@ -109,6 +110,7 @@ __all__ = [
     "Guidance",
     "Heun",
     "Integrator",
+    "IteratedMMPS",
     "JointDenoiser",
     "JointLikelihood",
     "LatentLikelihood",
