@@ -20,7 +20,7 @@ __all__ = ["CensoredNormal", "TruncatedNormal"]
 FAR = 38.0  # standard deviations beyond which nothing lies, in double precision
 
 
-class BoundedNormal(dist.TorchDistribution):  # type: ignore[misc]
+class BoundedNormal(dist.TorchDistribution):
     r"""What both laws share.
 
     Arguments:
@@ -54,7 +54,7 @@ class BoundedNormal(dist.TorchDistribution):  # type: ignore[misc]
     @property
     def support(self) -> constraints.Constraint:
         r"""The interval, with its ends."""
-        return constraints.interval(self.lower, self.upper)
+        return constraints.interval(self.lower, self.upper)  # type: ignore[no-untyped-call]
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         r"""The same law for a larger batch.
@@ -62,7 +62,7 @@ class BoundedNormal(dist.TorchDistribution):  # type: ignore[misc]
         Arguments:
             batch_shape: The shape of the batch.
         """
-        new: Self = self._get_checked_instance(type(self), _instance)
+        new: Self = self._get_checked_instance(type(self), _instance)  # type: ignore[no-untyped-call]
         for name in self.arg_constraints:
             setattr(new, name, getattr(self, name).expand(batch_shape))
         super(BoundedNormal, new).__init__(Size(batch_shape), validate_args=False)
@@ -118,7 +118,8 @@ class CensoredNormal(BoundedNormal):
         # At the ends and nowhere else, since they may be infinite.
         z = (value - self.loc) / self.scale
         tail = log_ndtr(torch.where(above, -z, z))
-        return torch.where(below | above, tail, self.log_normal(value))
+        density: Tensor = torch.where(below | above, tail, self.log_normal(value))
+        return density
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         r"""Draws numbers, with shape :math:`(sample, batch)`.
@@ -129,7 +130,8 @@ class CensoredNormal(BoundedNormal):
         with torch.no_grad():
             shape = self._extended_shape(Size(sample_shape))
             z = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-            return (self.loc + self.scale * z).clamp(self.lower, self.upper)
+            sample: Tensor = (self.loc + self.scale * z).clamp(self.lower, self.upper)
+            return sample
 
 
 class TruncatedNormal(BoundedNormal):
@@ -174,7 +176,8 @@ class TruncatedNormal(BoundedNormal):
             shape = self._extended_shape(Size(sample_shape))
             u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
             z = ndtri(ndtr(a) + u * (ndtr(b) - ndtr(a))).clamp(a, b)
-            return (self.loc + self.scale * sign * z).clamp(self.lower, self.upper)
+            sample: Tensor = (self.loc + self.scale * sign * z).clamp(self.lower, self.upper)
+            return sample
 
 
 def log_phi(z: Tensor) -> Tensor:
@@ -215,7 +218,8 @@ def log_between(a: Tensor, b: Tensor) -> Tensor:
     """
     a, b, _ = leftwards(a, b)
     top = log_ndtr(b)
-    return top + torch.log(-torch.expm1(log_ndtr(a) - top))
+    total: Tensor = top + torch.log(-torch.expm1(log_ndtr(a) - top))
+    return total
 
 
 @information.register

@@ -10,12 +10,13 @@ import torch
 from pyro.distributions import constraints
 from torch import Size, Tensor
 
+from appa_prob.operators.shapes import broadcast
 from appa_prob.samplers import Denoiser, DPMSolver, Integrator, flow_log_prob
 
 __all__ = ["DiffusionPrior"]
 
 
-class DiffusionPrior(dist.TorchDistribution):  # type: ignore[misc]
+class DiffusionPrior(dist.TorchDistribution):
     r"""The law of what a denoiser denoises, for the statements of Pyro.
 
     Samples are those of an integrator that starts from white noise. Densities are closed forms for
@@ -93,7 +94,8 @@ class DiffusionPrior(dist.TorchDistribution):  # type: ignore[misc]
     @property
     def support(self) -> constraints.Constraint:
         r"""All of the fields."""
-        return constraints.independent(constraints.real, len(self.event_shape))
+        axes = len(self.event_shape)
+        return constraints.independent(constraints.real, axes)  # type: ignore[no-untyped-call]
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         r"""The same prior for a batch of independent fields.
@@ -101,10 +103,10 @@ class DiffusionPrior(dist.TorchDistribution):  # type: ignore[misc]
         Arguments:
             batch_shape: The shape of the batch.
         """
-        new: Self = self._get_checked_instance(DiffusionPrior, _instance)
+        new: Self = self._get_checked_instance(DiffusionPrior, _instance)  # type: ignore[no-untyped-call]
         for name in ("denoiser", "integrator", "exact", "probes", "floor", "dtype", "device"):
             setattr(new, name, getattr(self, name))
-        torch.broadcast_shapes(self.batch_shape, Size(batch_shape))
+        broadcast(self.batch_shape, batch_shape)
         super(DiffusionPrior, new).__init__(
             Size(batch_shape), self.event_shape, validate_args=False
         )
@@ -140,14 +142,13 @@ class DiffusionPrior(dist.TorchDistribution):  # type: ignore[misc]
         """
         if self._validate_args:
             self._validate_sample(value)
-        value = value.expand(
-            torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
-        )
+        value = value.expand(broadcast(value.shape, self.batch_shape + self.event_shape))
         law = getattr(self.denoiser, "law", None)
-        density: Tensor = (
-            law.log_prob(value) if law is not None else _FlowDensity.apply(value, self)
-        )
-        return density
+        if law is not None:
+            exact: Tensor = law.log_prob(value)
+            return exact
+        flow: Tensor = _FlowDensity.apply(value, self)  # type: ignore[no-untyped-call]
+        return flow
 
     def _draw(self, sample_shape: Sequence[int], gradient: bool) -> Tensor:
         shape = (*sample_shape, *self.batch_shape)
@@ -166,7 +167,7 @@ class _FlowDensity(torch.autograd.Function):
         return flow_log_prob(prior.denoiser, value, probes=probes, floor=prior.floor)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (value,) = ctx.saved_tensors
         denoiser = ctx.prior.denoiser
         schedule = denoiser.schedule

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyro.distributions as dist
-from torch import Tensor
+from torch import Size, Tensor
 
 from appa_prob.operators import Diagonal, Isotropic, Map, Operator
 from appa_prob.samplers import GaussianLikelihood as ObservedGaussian
@@ -56,7 +56,8 @@ class GaussianLikelihood(MapLikelihood):
         )
 
     def law(self, h: Tensor) -> Any:
-        return dist.Normal(h, self.noise)
+        assert isinstance(self.noise, Tensor)
+        return dist.Normal(h, self.noise.to(h))
 
     def at(self, h: Tensor) -> Any:
         if not isinstance(self.noise, Operator):
@@ -68,7 +69,8 @@ class GaussianLikelihood(MapLikelihood):
         flat = MultivariateNormal(h.flatten(h.ndim - axes), self.noise)
         if axes == 1:
             return flat
-        shape = dist.transforms.ReshapeTransform((self.out_shape.numel(),), self.out_shape)
+        size = Size((self.out_shape.numel(),))
+        shape = dist.transforms.ReshapeTransform(size, self.out_shape)
         return dist.TransformedDistribution(flat, [shape])
 
     def given(self, y: Tensor) -> ObservedGaussian:

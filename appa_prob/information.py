@@ -18,11 +18,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, TransformedDistribution
+
+from appa_prob.operators.shapes import broadcast
 
 __all__ = ["Part", "dependent", "information", "split", "standardise"]
 
@@ -37,7 +40,7 @@ class Part:
         weight: The power of their densities, broadcast to the batch of the law; none for 1.
     """
 
-    law: Distribution
+    law: Any
     value: Tensor
     weight: Tensor | None
 
@@ -49,9 +52,7 @@ class Part:
     @property
     def shape(self) -> Size:
         """The shape of all the numbers."""
-        return torch.broadcast_shapes(
-            self.law.batch_shape + self.law.event_shape, self.value.shape
-        )
+        return broadcast(self.law.batch_shape + self.law.event_shape, self.value.shape)
 
 
 @singledispatch
@@ -76,7 +77,7 @@ def split(law: Distribution, value: Tensor, weight: Tensor | None = None) -> lis
 
 
 @split.register
-def _(law: Independent, value: Tensor, weight: Tensor | None = None) -> list[Part]:
+def _(law: Independent, value: Tensor, weight: Tensor | None = None) -> list[Part]:  # type: ignore[type-arg]
     if weight is not None:
         weight = weight.reshape(*weight.shape, *(1,) * law.reinterpreted_batch_ndims)
     return split(law.base_dist, value, weight)
@@ -195,13 +196,13 @@ def _(law: torch.distributions.NegativeBinomial) -> dict[str, Tensor]:
     return {"logits": law.total_count * p, "probs": law.total_count / (p * q.square())}
 
 
-def _scales(law: Distribution) -> Sequence[Tensor]:
+def _scales(law: Any) -> Sequence[Tensor]:
     """What the covariance of a vector is made of."""
     lazy = getattr(law, "_covar", None)
     return (law._unbroadcasted_scale_tril,) if lazy is None else lazy.representation()
 
 
-def _binary(law: Distribution, count: Tensor) -> dict[str, Tensor]:
+def _binary(law: Any, count: Tensor) -> dict[str, Tensor]:
     spread = torch.sigmoid(law.logits) * torch.sigmoid(-law.logits)
     return {"logits": count * spread, "probs": count / spread}
 

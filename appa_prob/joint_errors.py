@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro.distributions as dist
-import torch
 from pyro.distributions import constraints
 from torch import Size, Tensor
 
 from appa_prob.operators import Fields
+from appa_prob.operators.shapes import broadcast
 from appa_prob.samplers import JointLikelihood
 
 from .information import Part, split
@@ -19,7 +19,7 @@ from .map_likelihood import MapLikelihood
 __all__ = ["Joint", "JointDistribution"]
 
 
-class JointDistribution(dist.TorchDistribution):  # type: ignore[misc]
+class JointDistribution(dist.TorchDistribution):
     r"""Independent laws of several fields, packed to one flat event.
 
     .. math:: \log p(y) = \sum_i \log p_i(y_i)
@@ -41,7 +41,7 @@ class JointDistribution(dist.TorchDistribution):  # type: ignore[misc]
     def __init__(self, laws: Mapping[str, Any]) -> None:
         self.laws = dict(laws)
         self.fields = Fields({name: law.event_shape for name, law in self.laws.items()})
-        batch = torch.broadcast_shapes(*(law.batch_shape for law in self.laws.values()))
+        batch = broadcast(*(law.batch_shape for law in self.laws.values()))
         super().__init__(batch, self.fields.shape, validate_args=False)
 
     @property
@@ -67,7 +67,8 @@ class JointDistribution(dist.TorchDistribution):  # type: ignore[misc]
         """
         parts = self.fields.unpack(value)
         first, *others = (law.log_prob(parts[name]) for name, law in self.laws.items())
-        return sum(others, first)
+        total: Tensor = sum(others, first)
+        return total
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         r"""Draws fields, packed.

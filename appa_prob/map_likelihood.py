@@ -10,6 +10,7 @@ import torch
 from torch import Size, Tensor
 
 from appa_prob.operators import Diagonal, Isotropic, Map, Operator
+from appa_prob.operators.shapes import broadcast
 from appa_prob.samplers import Likelihood
 
 from .information import dependent, split, standardise
@@ -193,7 +194,11 @@ def positive(name: str, value: Tensor | float, map: Map) -> Tensor:
         value = value.to(torch.get_default_dtype())
     if not bool((value > 0).all() and value.isfinite().all()):
         raise ValueError(f"expected a {name} > 0, got values that are not, or not finite")
-    if torch.broadcast_shapes(value.shape, map.out_shape) != map.out_shape:
+    try:
+        fits = broadcast(value.shape, map.out_shape) == map.out_shape
+    except ValueError:
+        fits = False
+    if not fits:
         raise ValueError(
             f"expected a {name} of shape () or {tuple(map.out_shape)}, got {tuple(value.shape)}"
         )

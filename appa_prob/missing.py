@@ -24,7 +24,7 @@ from .map_likelihood import MapLikelihood
 __all__ = ["Missing", "PartlyObserved"]
 
 
-class PartlyObserved(dist.TorchDistribution):  # type: ignore[misc]
+class PartlyObserved(dist.TorchDistribution):
     r"""A law of independent numbers of which those that are NaN were not observed.
 
     .. math:: \log p(y) = \sum_{i : y_i \neq \mathrm{NaN}} \log p(y_i)
@@ -60,15 +60,15 @@ class PartlyObserved(dist.TorchDistribution):  # type: ignore[misc]
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
 
     @property
-    def has_rsample(self) -> bool:
+    def has_rsample(self) -> bool:  # type: ignore[override]
         r"""Whether samples are differentiable."""
         return bool(self.base_dist.has_rsample)
 
     @property
     def support(self) -> constraints.Constraint:
         r"""The support of the law, and NaN."""
-        inner = constraints.independent(_OrMissing(self.element.support), self.axes)
-        return inner if self.axes else _OrMissing(self.element.support)
+        element = _OrMissing(self.element.support)
+        return constraints.independent(element, self.axes)  # type: ignore[no-untyped-call]
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> PartlyObserved:
         r"""The same law for a larger batch.
@@ -116,7 +116,8 @@ class _OrMissing(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        ok: Tensor = self.constraint.check(torch.where(value.isnan(), 1.0, value))
+        filled = torch.where(value.isnan(), 1.0, value)
+        ok: Tensor = self.constraint.check(filled)  # type: ignore[no-untyped-call]
         return ok | value.isnan()
 
 
@@ -125,8 +126,11 @@ def _(law: PartlyObserved, value: Tensor, weight: Tensor | None = None) -> list[
     seen = ~value.isnan()
     (part,) = split(law.base_dist, torch.where(seen, value, 1.0), weight)
     mask = seen.to(value.dtype)
-    # Laws of zero weight are left out, whatever they say of the number that stands for NaN.
-    return [replace(part, weight=mask if part.weight is None else part.weight * mask)]
+    # The numbers that stand for NaN need not lie in the support, and have no weight.
+    unchecked = copy.copy(part.law)
+    unchecked._validate_args = False
+    weight = mask if part.weight is None else part.weight * mask
+    return [replace(part, law=unchecked, weight=weight)]
 
 
 class Missing(MapLikelihood):

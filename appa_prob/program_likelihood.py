@@ -238,7 +238,7 @@ def _rows(x: Tensor, shape: Size, count: int) -> Tensor:
 
 def _vector(part: Part) -> tuple[Tensor, Tensor, Tensor]:
     """The mean of correlated numbers, and their residual."""
-    mean: Tensor = part.law.loc.expand(part.shape)  # type: ignore[attr-defined]
+    mean: Tensor = part.law.loc.expand(part.shape)
     root = torch.ones_like(mean)
     if part.weight is not None:
         root = root * part.weight.sqrt().unsqueeze(-1)

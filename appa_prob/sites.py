@@ -76,7 +76,7 @@ class Observed:
         return [(part, names) for part, names in found if names]
 
 
-class Hold(Messenger):  # type: ignore[misc]
+class Hold(Messenger):
     r"""Gives latent sites their values; diffusion priors without one are not sampled, but filled
     with noise.
 
@@ -174,7 +174,7 @@ def log_density(node: Mapping[str, Any]) -> Tensor:
         node: The site, in a trace of the program.
     """
     density: Tensor = node["fn"].log_prob(node["value"])
-    density = scale_and_mask(density, node["scale"], node["mask"])
+    density = scale_and_mask(density, node["scale"], node["mask"])  # type: ignore[no-untyped-call]
     return density.expand(node["fn"].batch_shape)
 
 
@@ -216,7 +216,7 @@ def _check_plate(name: str, node: Mapping[str, Any]) -> None:
         )
 
 
-def _check_observed(name: str, node: dict[str, Any]) -> None:
+def _check_observed(name: str, node: Any) -> None:
     law, value = node["fn"], node["value"]
     if isinstance(law, dist.Unit):
         raise ValueError(

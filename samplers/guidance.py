@@ -104,6 +104,18 @@ class Conditioning(Guidance):
             self.likelihood, self.solver, partial(self.innovation, t), bounded=self.bounded
         )
 
+    def with_evidence(self, x_t: Tensor, t: Tensor) -> tuple[Gaussian, Gaussian, Tensor]:
+        r"""The Gaussian that is conditioned, its posterior, and the evidence
+        :math:`\log p(y \mid x_t)` by a dense factorisation.
+
+        Arguments:
+            x_t: The noisy state, with shape :math:`(*, event)`.
+            t: The time, with shape :math:`()` or :math:`(*)`.
+        """
+        prior = self.prior(x_t, t)
+        innovation = partial(self.innovation, t)
+        return prior, *prior.condition_with_evidence(self.likelihood, innovation)
+
     def prior(self, x_t: Tensor, t: Tensor) -> Gaussian:
         r"""The Gaussian that is conditioned, by default that of the denoiser.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Size, Tensor, nn
 
 from appa_prob.operators import BlockDiagonal, Fields, Operator
+from appa_prob.operators.shapes import broadcast
 
 from .denoiser import Denoiser
 from .gaussian import Gaussian
@@ -144,5 +144,5 @@ class CopiedOperator(Operator):
 
     def _diagonal(self) -> Tensor:
         one: Tensor = self.operator.diagonal()
-        batch = torch.broadcast_shapes(one.shape[:-1], (*self.batch_shape, *self.copies))
+        batch = broadcast(one.shape[:-1], (*self.batch_shape, *self.copies))
         return one.expand(*batch, one.shape[-1]).flatten(len(self.batch_shape))

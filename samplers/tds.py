@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 
 import torch
@@ -161,10 +160,7 @@ class TDS(Integrator):
     def _look(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, memory: Memory) -> None:
         """Evaluates the denoiser: the means with and without guidance, and the twist."""
         method, t = self.guidance(denoiser, self.likelihood), t.to(x_t)
-        prior = method.prior(x_t, t)
-        posterior, twist = prior.condition_with_evidence(
-            self.likelihood, partial(method.innovation, t)
-        )
+        prior, posterior, twist = method.with_evidence(x_t, t)
         memory["mean"], memory["guided"], memory["twist"] = prior.mean, posterior.mean, twist
 
     def _resample(
