@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from .autoencoder import StandardisedAutoencoder
-from .layers import PlanarConv2d
 from .patches import patchify, unpatchify
 from .saturation import Saturation, saturate
 
@@ -237,9 +236,16 @@ class ChannelNorm(nn.Module):
 
 def _conv(
     channels: int, out_channels: int, config: ConvAutoencoderConfig, stride: int = 1
-) -> PlanarConv2d:
-    return PlanarConv2d(
-        channels, out_channels, config.kernel, stride=stride, periodic=config.periodic
+) -> nn.Conv2d:
+    if config.kernel % 2 == 0:
+        raise ValueError(f"expected an odd kernel, got {config.kernel}")
+    return nn.Conv2d(
+        channels,
+        out_channels,
+        config.kernel,
+        stride,
+        config.kernel // 2,
+        padding_mode="circular" if config.periodic else "zeros",
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from appa_prob.operators import CG, Diagonal, Nonlinear
-from appa_prob.samplers import MMPS, DPMSolverSDE, Gaussian, GaussianLikelihood
+from appa_prob.samplers import MMPS, DPMSolverSDE, Gaussian, GaussianLikelihood, State
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,12 +90,16 @@ def reanalyse(
     ]
     integrator = DPMSolverSDE(noise_times(appa, sampler))
     states = []
-    with tqdm(total=members * sampler.steps, disable=not progress, desc="sampling") as bar:
+    total = members * sampler.steps
+    with tqdm(total=total, disable=not progress, desc="sampling", unit="step") as bar:
         for first in range(0, members, sampler.batch or members):
             some = generators[first : first + (sampler.batch or members)]
+
+            def advance(state: State, count: int = len(some)) -> None:
+                bar.update(count)
+
             noise = integrator.noise(guided, (len(some),), generator=some)
-            size = len(some)
-            z = integrator(guided, noise, generator=some, callback=lambda _, n=size: bar.update(n))
+            z = integrator(guided, noise, generator=some, callback=advance)
             states += [
                 appa.statistics.restore(complete(appa, member, observations, times, g), times)
                 for member, g in zip(z, some, strict=True)
