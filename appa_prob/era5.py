@@ -73,7 +73,8 @@ def era5_grid(shape: Sequence[int]) -> Grid:
 
 
 def read_era5_statistics(path: Path, catalogue: Catalogue) -> Statistics:
-    r"""Reads means and standard deviations over all times and places.
+    r"""Reads means and standard deviations over all times and places. The temperature of the sea
+    may be absent.
 
     Arguments:
         path: A zarr store, of version 2 or 3, with an array for each variable, of dimensions
@@ -105,4 +106,5 @@ def read_era5_statistics(path: Path, catalogue: Catalogue) -> Statistics:
             array = array.sel(level=channel.level)
         columns.append(array.values.astype(np.float32))
     mean, std = torch.as_tensor(np.stack(columns, axis=-1))
-    return Statistics(mean.reshape(1, -1, 1, 1), std)
+    sea = torch.tensor([c.variable == "sea_surface_temperature" for c in catalogue.channels])
+    return Statistics(mean.reshape(1, -1, 1, 1), std, sea)

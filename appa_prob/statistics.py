@@ -55,15 +55,20 @@ class Statistics(nn.Module):
             :math:`K = 1 + 2 \, \mathrm{harmonics}`; or with shape :math:`(K, C, 1, 1)`, if they
             are the same everywhere.
         scale: The scale :math:`s`, with shape :math:`(C)`.
+        partial: Which channels may be absent (NaN) in places, as the temperature of the sea is
+            over land, with shape :math:`(C)`; there they are standardised to 0. By default none:
+            what is absent stays so.
     """
 
     coefficients: Tensor
     scale: Tensor
+    partial: Tensor | None
 
-    def __init__(self, coefficients: Tensor, scale: Tensor) -> None:
+    def __init__(self, coefficients: Tensor, scale: Tensor, partial: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("coefficients", coefficients)
         self.register_buffer("scale", scale)
+        self.register_buffer("partial", None if partial is None else partial.bool())
 
     @property
     def harmonics(self) -> int:
@@ -104,10 +109,11 @@ class Statistics(nn.Module):
         return mean
 
     def standardise(self, x: Tensor, times: NDArray[np.datetime64]) -> Tensor:
-        r"""Physical to standardised states, :math:`(*, L, C, H, W)`. What is absent (NaN), such as
-        the temperature of the sea over land, stays so: published models take 0 for it.
-        """
-        return (x - self.climatology(times)) / self.scale.reshape(-1, 1, 1)
+        r"""Physical to standardised states, :math:`(*, L, C, H, W)`."""
+        found = (x - self.climatology(times)) / self.scale.reshape(-1, 1, 1)
+        if self.partial is None:
+            return found
+        return found.masked_fill(found.isnan() & self.partial.reshape(-1, 1, 1), 0.0)
 
     def restore(self, x: Tensor, times: NDArray[np.datetime64]) -> Tensor:
         r"""Standardised to physical states, :math:`(*, L, C, H, W)`."""

@@ -78,3 +78,18 @@ def test_round_trip(cycle: torch.Tensor) -> None:
     y = statistics.standardise(statistics.restore(x, times), times)
     assert torch.allclose(y, x, atol=1e-3)
     assert not torch.allclose(statistics.standardise(x, DAYS[90:97]), y, atol=0.1)
+
+
+def test_what_is_absent_is_filled_where_it_may_be() -> None:
+    x, times = (
+        torch.ones(2, 2, 3, 4),
+        np.array(["2000-01-01", "2000-07-01"], dtype="datetime64[h]"),
+    )
+    x[:, :, 0] = float("nan")
+    mean, scale = torch.tensor([1.0, 3.0]).reshape(1, 2, 1, 1), torch.tensor([1.0, 2.0])
+    statistics = Statistics(mean, scale, torch.tensor([False, True]))
+    found = statistics.standardise(x, times)
+    assert found[:, 0, 0].isnan().all() and not found[:, 1, 0].any()
+    assert not found[:, 0, 1:].any() and (found[:, 1, 1:] == -1).all()
+    assert Statistics(mean, scale).standardise(x, times)[:, :, 0].isnan().all()
+    torch.testing.assert_close(statistics.restore(found, times)[:, 1, 0], torch.full((2, 4), 3.0))

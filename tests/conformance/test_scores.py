@@ -54,7 +54,7 @@ def test_weights_of_losses(published: Fixtures) -> None:
         assert latitude_weights(grid).mean() == pytest.approx(1.0)
     fixture.check(channel_weights(era5_catalogue((500, 850))).float(), "level_weights")
     for reduction in ("sum", "mean"):
-        found = channel_weights(era5_catalogue(LEVELS), reduction)  # type: ignore[arg-type]
+        found = channel_weights(era5_catalogue(LEVELS), reduction)
         fixture.check(found.float(), f"level_weights_13_{reduction}")
     assert len(channel_weights(era5_catalogue(ALL_LEVELS))) == 191
 
