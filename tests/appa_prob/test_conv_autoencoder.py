@@ -95,7 +95,7 @@ def test_gradients_reach_every_weight() -> None:
         ({"blocks": (1,)}, (9, 16), "as many blocks as widths, got 1 and 2"),
         ({"patch": (1, 2)}, (9, 16), "a square patch"),
         ({"widths": (4,) * 6, "blocks": (1,) * 6}, (9, 16), "at least 32 columns"),
-        ({"kernel": 2}, (9, 16), "odd kernel_size"),
+        ({"kernel": 2}, (9, 16), "an odd kernel, got 2"),
     ],
 )
 def test_bad_sizes_are_refused(

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from appa_prob.appa import Appa
+from appa_prob.catalogue import Catalogue, Channel
 from appa_prob.dates import to_times
 from appa_prob.era5 import era5_catalogue, read_era5_statistics
 from appa_prob.published import read_latents
@@ -73,27 +74,37 @@ def test_dumps_of_latents(published: Fixtures) -> None:
     fixture.check(torch.as_tensor(noisy.astype(np.float32)), "ds_noisy_std_5")
 
 
+def stacked(data: xr.Dataset, catalogue: Catalogue) -> torch.Tensor:
+    """The channels of a dataset, (L, C, H, W)."""
+    arrays = [
+        data[c.variable] if c.level is None else data[c.variable].sel(level=c.level)
+        for c in catalogue.channels
+    ]
+    return torch.as_tensor(np.stack([a.values for a in arrays], axis=1))
+
+
 def test_states_of_era5(published: Fixtures) -> None:
     fixture = published("era5_dataset")
     catalogue = era5_catalogue((500, 850))
     named = [f"{c.variable}@{c.level:g}" if c.level else c.variable for c in catalogue.channels]
     assert named == fixture.info["channel_order"]
-    statistics = read_era5_statistics(published.folder / "data/stats_era5.zarr", catalogue)
-    torch.testing.assert_close(
-        statistics.coefficients.reshape(-1), fixture["state_mean"].flatten()
-    )
-    torch.testing.assert_close(statistics.scale, fixture["state_std"].flatten())
+    # What the published convolutional models are given beside a state, and ignore.
+    context = Catalogue(tuple(Channel(name, None, "1") for name in fixture.info["context_order"]))
     with xr.open_zarr(published.folder / "data/era5.zarr") as store:
         data = store.load()
-    arrays = [
-        data[c.variable] if c.level is None else data[c.variable].sel(level=c.level)
-        for c in catalogue.channels
-    ]
-    states = torch.as_tensor(np.stack([a.values for a in arrays], axis=1))
     times = data.time.values
-    raw = states[1:4:2]
-    torch.testing.assert_close(raw, fixture["state_raw_1"], equal_nan=True, rtol=0.0, atol=0.0)
-    state = statistics.standardise(states[2:3], times[2:3])
-    fixture.check(state, "state_2")
-    fixture.check(statistics.restore(state, times[2:3]), "state_2_unstandardised")
+    assert len(times) == fixture["len"][0]
     assert to_times(fixture["time_2"])[0] == times[2]
+    assert (to_times(fixture["time_raw_1"]) == times[1:4:2]).all()
+    for kind, channels in (("state", catalogue), ("context", context)):
+        statistics = read_era5_statistics(published.folder / "data/stats_era5.zarr", channels)
+        mean, std = statistics.coefficients.flatten(), statistics.scale
+        torch.testing.assert_close(mean, fixture[f"{kind}_mean"].flatten())
+        torch.testing.assert_close(std, fixture[f"{kind}_std"].flatten())
+        states = stacked(data, channels)
+        raw = fixture[f"{kind}_raw_1"]
+        torch.testing.assert_close(states[1:4:2], raw, equal_nan=True, rtol=0.0, atol=0.0)
+        state = statistics.standardise(states[2:3], times[2:3])
+        fixture.check(state, f"{kind}_2")
+        if kind == "state":
+            fixture.check(statistics.restore(state, times[2:3]), "state_2_unstandardised")

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 
 from appa_prob.era5 import ALL_LEVELS, LEVELS, era5_catalogue, era5_grid
+from appa_prob.grid import row_weights
 from appa_prob.published_parts import to_fields
 from appa_prob.reconstruction import channel_weights, latitude_weights, reconstruction_loss
 from appa_prob.regions import GLOBE, Region
@@ -65,6 +66,7 @@ def test_scores_of_ensembles(published: Fixtures, name: str, precision: str) -> 
     fixture = published("metrics")
     dtype = torch.float64 if precision == "f64" else torch.float32
     latitude = fixture["latitude"].double().numpy()
+    np.testing.assert_allclose(row_weights(latitude), fixture["lat_weights_north_first"])
     space = {"latitude": latitude, "longitude": np.arange(16) * 22.5}
     dims = ("time", "member", "lead_time", *(("level",) if name == "atm" else ()), *space)
     forecast, truth = (fixture[f"{name}_{k}"].to(dtype).numpy() for k in ("forecast", "truth"))
