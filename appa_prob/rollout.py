@@ -22,7 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from appa_prob.samplers import Denoiser, DPMSolver
+from appa_prob.samplers import Denoiser, DPMSolverSDE
 
 from .errors import UserError
 from .known_past import KnownPast
@@ -195,7 +195,7 @@ class Rollout:
         denoiser = self.appa.trajectory_denoiser(times, self.sampler.stride, precision)
         if past is not None:
             denoiser = know_past(self.appa, denoiser, past, self.config.error)
-        integrator = DPMSolver(noise_times(self.appa, self.sampler))
+        integrator = DPMSolverSDE(noise_times(self.appa, self.sampler))
         noise = integrator.noise(denoiser, (len(generators),), generator=generators)
         z = integrator(denoiser, noise, generator=generators)
         return z if past is None else torch.cat((past, z[:, past.shape[1] :]), dim=1)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from appa_prob.known_past import KnownPast
 from appa_prob.samplers import (
-    DPMSolver,
+    DPMSolverSDE,
     GaussianDenoiser,
     VESchedule,
     WindowedDenoiser,
@@ -17,6 +17,7 @@ from appa_prob.trajectory_prior import TrajectoryCovariance
 
 WINDOW, KNOWN, STATE = 5, 2, (2, 1, 4)
 SIZE = 8
+STEPS = 80
 SCHEDULE = VESchedule(1e-3, 1e2)
 
 
@@ -68,7 +69,7 @@ def chain(prior: TrajectoryCovariance, blocks: int) -> tuple[Tensor, Tensor]:
     """The exact covariances of each new state with itself and with the one before it, of a
     trajectory drawn block by block from the Gaussian prior; without Monte Carlo, since a block is
     an affine map of its noise and of the states that it overlaps."""
-    sampler = DPMSolver(ratio_times(SCHEDULE, 40))
+    sampler = DPMSolverSDE(ratio_times(SCHEDULE, STEPS))
     first = affine_law(sampler, denoiser(prior))[1]
     known, fresh = KNOWN * SIZE, (WINDOW - KNOWN) * SIZE
     zero = torch.zeros(KNOWN, *STATE).double()
@@ -77,7 +78,8 @@ def chain(prior: TrajectoryCovariance, blocks: int) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         guided = KnownPast(denoiser(prior), units, prior, 1e-3)
         still = torch.zeros(known, WINDOW, *STATE).double()
-        map = sampler(guided, still).flatten(1)[:, known:].mT
+        *_, last = sampler.run(guided, sampler.init(guided, still), torch.zeros_like)
+        map = last.x_t.flatten(1)[:, known:].mT
     variances = list(first.diagonal().reshape(WINDOW, SIZE))
     lagged = list(first.diagonal(SIZE).reshape(WINDOW - 1, SIZE))
     past = first[-known:, -known:]
@@ -105,7 +107,7 @@ def test_blocks_leave_no_seam(prior: TrajectoryCovariance) -> None:
 
 
 def test_another_past_moves_the_block(prior: TrajectoryCovariance) -> None:
-    sampler = DPMSolver(ratio_times(SCHEDULE, 40))
+    sampler = DPMSolverSDE(ratio_times(SCHEDULE, STEPS))
     past = 2 * torch.ones(1, KNOWN, *STATE).double()
     guided = KnownPast(denoiser(prior), past, prior, 1e-3)
     z = sampler(guided, sampler.noise(guided, (1,), dtype=torch.float64))
