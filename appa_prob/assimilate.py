@@ -13,9 +13,9 @@ from torch import Tensor
 
 from appa_prob.samplers import MMPS, DPMSolverSDE
 
+from .known_past import know_past
 from .observe import Observations, observe
 from .reanalysis import SamplerConfig, guide, noise_times
-from .rollout import know_past
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,7 @@ def assimilate(
         some = generators[first : first + size]
         guided = guide(appa, observations, times, sampler)
         if past is not None:
-            known = know_past(appa, guided.denoiser, past[first : first + size], error)
+            known = know_past(appa, guided.denoiser, past[first : first + size], error, sampler)
             guided = MMPS(known, guided.likelihood, guided.solver)
         noise = integrator.noise(guided, (len(some),), generator=some)
         parts.append(integrator(guided, noise, generator=some))

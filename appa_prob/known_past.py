@@ -13,16 +13,42 @@ evaluated once and not differentiated. For a Gaussian prior all of this is exact
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
-from appa_prob.samplers import Denoiser
+from appa_prob.operators import GMRES, Slice
+from appa_prob.samplers import MMPS, Denoiser, GaussianLikelihood
 
 from .trajectory_prior import TrajectoryCovariance
 
-__all__ = ["KnownPast"]
+if TYPE_CHECKING:
+    from .appa import Appa
+    from .reanalysis import SamplerConfig
+
+__all__ = ["KnownPast", "know_past"]
+
+
+def know_past(
+    appa: Appa, denoiser: Denoiser, past: Tensor, error: float, sampler: SamplerConfig
+) -> Denoiser:
+    r"""The denoiser of trajectories of a model, given their first latents: :class:`KnownPast` if
+    the model has a Gaussian prior of trajectories, else :class:`~appa_prob.samplers.MMPS`.
+
+    Arguments:
+        appa: The model.
+        denoiser: The denoiser of trajectories, with events of shape :math:`(L, c, h, w)`.
+        past: The first latents, with shape :math:`(M, K, c, h, w)`.
+        error: The standard deviation of their errors.
+        sampler: The number of iterations of guidance.
+    """
+    covariance = appa.denoiser.prior.covariance
+    if isinstance(covariance, TrajectoryCovariance):
+        return KnownPast(denoiser, past, covariance, error)
+    first = Slice(denoiser.event_shape, (0, 0, 0, 0), (past.shape[1], None, None, None))
+    solver = GMRES(rtol=1e-3, max_iterations=sampler.iterations, on_failure="ignore")
+    return MMPS(denoiser, GaussianLikelihood(first, past, error**2), solver)
 
 
 class KnownPast(Denoiser):

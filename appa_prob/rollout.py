@@ -22,12 +22,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from appa_prob.samplers import Denoiser, DPMSolverSDE
+from appa_prob.samplers import DPMSolverSDE
 
 from .errors import UserError
-from .known_past import KnownPast
+from .known_past import know_past
 from .reanalysis import SamplerConfig, noise_times
-from .trajectory_prior import TrajectoryCovariance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +39,6 @@ __all__ = [
     "RolloutConfig",
     "check_known",
     "decode_states",
-    "know_past",
     "member_generators",
     "state_times",
 ]
@@ -194,25 +192,11 @@ class Rollout:
         precision = None if self.sampler.precision == "float32" else torch.bfloat16
         denoiser = self.appa.trajectory_denoiser(times, self.sampler.stride, precision)
         if past is not None:
-            denoiser = know_past(self.appa, denoiser, past, self.config.error)
+            denoiser = know_past(self.appa, denoiser, past, self.config.error, self.sampler)
         integrator = DPMSolverSDE(noise_times(self.appa, self.sampler))
         noise = integrator.noise(denoiser, (len(generators),), generator=generators)
         z = integrator(denoiser, noise, generator=generators)
         return z if past is None else torch.cat((past, z[:, past.shape[1] :]), dim=1)
-
-
-def know_past(appa: Appa, denoiser: Denoiser, past: Tensor, error: float) -> KnownPast:
-    r"""The denoiser of trajectories of a model, given their first latents.
-
-    Arguments:
-        appa: The model.
-        denoiser: The denoiser of trajectories.
-        past: The first latents, with shape :math:`(M, K, c, h, w)`.
-        error: The standard deviation of their errors.
-    """
-    prior = appa.denoiser.prior
-    assert prior is not None and isinstance(prior.covariance, TrajectoryCovariance)
-    return KnownPast(denoiser, past, prior.covariance, error)
 
 
 @torch.no_grad()

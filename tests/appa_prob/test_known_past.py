@@ -1,11 +1,18 @@
 """Trajectories whose first states are known: exact for Gaussian priors, and without seams."""
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor
 
-from appa_prob.known_past import KnownPast
+from appa_prob.appa import Appa
+from appa_prob.known_past import KnownPast, know_past
+from appa_prob.operators import Isotropic
+from appa_prob.reanalysis import SamplerConfig
 from appa_prob.samplers import (
+    MMPS,
     DPMSolverSDE,
     GaussianDenoiser,
     VESchedule,
@@ -17,6 +24,7 @@ from appa_prob.trajectory_prior import TrajectoryCovariance
 
 WINDOW, KNOWN, STATE = 5, 2, (2, 1, 4)
 SIZE = 8
+WINDOW_SHAPE = (WINDOW, *STATE)
 STEPS = 80
 SCHEDULE = VESchedule(1e-3, 1e2)
 
@@ -104,6 +112,19 @@ def test_blocks_leave_no_seam(prior: TrajectoryCovariance) -> None:
     correlation = lagged / (variances[:-1] * variances[1:]).sqrt()
     exactly = lag / variance
     torch.testing.assert_close(correlation, exactly.expand_as(correlation), rtol=0.02, atol=0)
+
+
+def test_models_without_a_prior_of_trajectories_are_guided(prior: TrajectoryCovariance) -> None:
+    past, t = torch.randn(2, KNOWN, *STATE).double(), torch.tensor(0.6).double()
+    x_t, long = 3 * torch.randn(2, WINDOW, *STATE).double(), denoiser(prior)
+    plain = GaussianDenoiser(long.mean, Isotropic(torch.ones(()).double(), WINDOW_SHAPE), SCHEDULE)
+    sampler = SamplerConfig(iterations=30)
+    found = []
+    for model in (long, plain):
+        appa = cast(Appa, SimpleNamespace(denoiser=SimpleNamespace(prior=model)))
+        found.append(know_past(appa, long, past, 0.3, sampler))
+    assert isinstance(found[0], KnownPast) and isinstance(found[1], MMPS)
+    torch.testing.assert_close(found[1](x_t, t), found[0](x_t, t), rtol=0, atol=5e-3)
 
 
 def test_another_past_moves_the_block(prior: TrajectoryCovariance) -> None:
