@@ -13,7 +13,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from appa_prob.operators import CG, Diagonal, Nonlinear
-from appa_prob.samplers import MMPS, DPMSolverSDE, Gaussian, GaussianLikelihood, State
+from appa_prob.samplers import (
+    MMPS,
+    DPMSolverSDE,
+    Gaussian,
+    GaussianLikelihood,
+    State,
+    ratio_times,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,6 +168,7 @@ def complete(
 
 def noise_times(appa: Appa, sampler: SamplerConfig) -> list[float]:
     r"""The times of the integrator."""
-    ends = torch.tensor([sampler.sigma_max, sampler.sigma_min], dtype=torch.float64)
-    first, last = appa.denoiser.schedule.time(ends).clamp(0.0, 1.0).tolist()
-    return torch.linspace(first, last, sampler.steps + 1, dtype=torch.float64).tolist()
+    schedule = appa.denoiser.schedule
+    low, high = schedule.ratio(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+    first, last = min(sampler.sigma_max, high), max(sampler.sigma_min, low)
+    return list(ratio_times(schedule, sampler.steps, first=first, last=last))

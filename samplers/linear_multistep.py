@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .adams_bashforth import third_order
 from .denoiser import Denoiser
 from .exponential import noise
 from .integrator import Draw, Integrator, Memory
@@ -26,7 +27,8 @@ class LinearMultistep(Integrator):
         c_j = \int_{r_t}^{r_s} L_j(r) \, dr
 
     with the polynomials :math:`L_j` of Lagrange for the last :math:`k` ratios and
-    :math:`\hat{\epsilon}` the noise found there. The first steps have fewer values. It differs
+    :math:`\hat{\epsilon}` the noise found there. The first steps have fewer values,
+    by which nothing is lost where noise hides the data, as it should at first. It differs
     from :class:`~appa_prob.samplers.AdamsBashforth` in the variable of the polynomials, here the
     ratio and there its logarithm. For :math:`k = 1` it is :class:`~appa_prob.samplers.DDIM`.
 
@@ -36,13 +38,16 @@ class LinearMultistep(Integrator):
 
     Arguments:
         steps: The number of steps, or the times.
-        points: The number :math:`k` of values, from 1 to 4.
+        points: The number :math:`k` of values, the order of the method, from 1 to 4.
+        starter: Whether to start by Runge-Kutta steps, as
+            :class:`~appa_prob.samplers.AdamsBashforth` may.
 
     Raises:
         ValueError: If the number of values is out of its range.
     """
 
     points: int = 3
+    starter: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,8 +56,7 @@ class LinearMultistep(Integrator):
 
     @property
     def order(self) -> int:
-        # The first steps, with fewer values, are of order 1 by themselves.
-        return min(self.points, 2)
+        return self.points
 
     def step(
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: Memory
@@ -64,6 +68,8 @@ class LinearMultistep(Integrator):
         ratios = torch.cat((ratio.reshape(1), memory.get("ratios", ratio.new_empty(0))))
         memory["ratios"] = ratios[:past]
         memory.update({f"noise{j}": eps for j, eps in enumerate(noises[:past])})
+        if self.starter and len(noises) < past and float(schedule.sigma(s)):
+            return third_order(denoiser, x_t, t, s, noises[0])
         x = x_t / schedule.alpha(t)
         for weight, eps in zip(multistep_weights(ratios, schedule.ratio(s)), noises, strict=True):
             x = x + weight * eps

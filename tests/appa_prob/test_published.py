@@ -16,12 +16,16 @@ from typer.testing import CliRunner
 from appa_prob.appa import Appa
 from appa_prob.cli import app
 from appa_prob.errors import UserError
+from appa_prob.network import StationNetwork
+from appa_prob.observe import observe
 from appa_prob.published_parts import (
     build_autoencoder,
     build_network,
     read_published_config,
     read_published_weights,
 )
+from appa_prob.reanalysis import SamplerConfig, reanalyse
+from appa_prob.vision_transformer import VisionTransformer
 
 AE: dict[str, Any] = {
     "name": "cae_f2c3",
@@ -93,6 +97,28 @@ def test_moments_of_latents_are_those_of_the_dump(folder: Path) -> None:
     after = Appa.from_published(folder).autoencoder
     torch.testing.assert_close(before.latent_mean, after.latent_mean)
     torch.testing.assert_close(before.latent_std, after.latent_std)
+
+
+def test_states_are_assimilated_by_it(folder: Path) -> None:
+    """Any task takes a published model. One whose network gives nothing knows latents to be white:
+    stations that see everything pin its states down.
+    """
+    appa = Appa.from_published(folder)
+    assert isinstance(appa.denoiser.network, VisionTransformer)
+    for parameter in appa.denoiser.network.out_proj.parameters():
+        parameter.zero_()
+    times = np.datetime64("2020-02-29") + 6 * np.arange(4).astype("timedelta64[h]")
+    truth = appa.decode(torch.randn(4, *appa.autoencoder.latent_shape))
+    names = appa.catalogue.variables
+    declared = {"network": "stations", "variables": names, "error": dict.fromkeys(names, 0.01)}
+    network = StationNetwork.model_validate(declared)
+    generator = torch.Generator().manual_seed(0)
+    seen = observe([network], truth, times, appa.catalogue, appa.grid, generator=generator)
+    sampler = SamplerConfig(steps=8)
+    members = reanalyse(appa, seen, times, members=2, sampler=sampler)
+    free = appa.decode(torch.randn(2, 4, *appa.autoencoder.latent_shape))
+    assert members.shape == (2, 4, 4, 9, 16)
+    assert (members - truth).square().mean() < 0.1 * (free - truth).square().mean()
 
 
 def test_conversion(folder: Path, tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def test_other_schedules(published: Fixtures) -> None:
     sigma = LogLogitSchedule(1e-3, 1e3, spread=1.5, exact=False).sigma(t)
     torch.testing.assert_close(sigma, fixture["loglogit_spread1.5_f64"], rtol=1e-10, atol=0.0)
     for name, schedule in SCHEDULES.items():
-        for flag, t in (("", 1.0), ("_bf16flag", 1 - 1 / 256)):
-            sigma = schedule(1e-3, 1e3).sigma(torch.tensor([t]))
+        for flag, last in (("", 1.0), ("_bf16flag", 1 - 1 / 256)):
+            sigma = schedule(1e-3, 1e3).sigma(torch.tensor([last]))
             key = f"{name}_0.001_1000_tmax{flag}_f32"
             torch.testing.assert_close(sigma, fixture[key], rtol=2e-5, atol=0.0)
 

@@ -59,13 +59,10 @@ MAKERS: dict[str, Callable[[Times], Integrator]] = {
     "StochasticHeun": lambda times: StochasticHeun(times, churn=5.0),
     # The bias of a correction is of the order of its size.
     "PredictorCorrector": lambda times: PredictorCorrector(times, delta=1 / len(times)),
-    **{
-        f"LinearMultistep-{k}": lambda times, k=k: LinearMultistep(times, points=k)  # type: ignore[misc]
-        for k in (1, 2)
-    },
     "RewindDDIM": RewindDDIM,
     **{
-        f"AdamsBashforth-{k}": lambda times, k=k: AdamsBashforth(times, points=k, starter=True)  # type: ignore[misc]
+        f"{kind.__name__}-{k}": lambda times, k=k, kind=kind: kind(times, points=k, starter=True)  # type: ignore[misc]
+        for kind in (AdamsBashforth, LinearMultistep)
         for k in (1, 2, 3, 4)
     },
 }
