@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .model_config import ModelConfig
 
-__all__ = ["Cost", "Passes", "count_parameters", "measure", "task_costs"]
+__all__ = ["Cost", "Passes", "count_parameters", "measure", "passes", "task_costs"]
 
 # Weights, two moments of the optimiser and a running mean, in single precision.
 TRAINED = 16
@@ -136,6 +136,12 @@ def passes(function: Callable[[Tensor], Tensor], x: Tensor, tokens: int = -1) ->
         function: The function.
         x: The input, on the meta device.
         tokens: As for :func:`measure`.
+
+    Example:
+        >>> w = torch.empty(8, 8, device="meta")
+        >>> found = passes(lambda x: x @ w, torch.empty(4, 8, device="meta"))
+        >>> found.forward.flops, found.back.flops
+        (512, 512)
     """
 
     def back() -> Tensor:
@@ -170,7 +176,12 @@ def training(module: nn.Module, function: Callable[[], Tensor], tokens: int = -1
 
 
 def count_parameters(module: nn.Module | None) -> int:
-    r"""The number of parameters of a module, 0 if there is none."""
+    r"""The number of parameters of a module, 0 if there is none.
+
+    Example:
+        >>> count_parameters(nn.Linear(3, 2))
+        8
+    """
     return 0 if module is None else sum(p.numel() for p in module.parameters())
 
 

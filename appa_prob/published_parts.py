@@ -126,6 +126,12 @@ def read_published_weights(path: Path) -> dict[str, Tensor]:
 
     Raises:
         UserError: If neither can be read, or they hold anything but tensors.
+
+    Example:
+        >>> path = getfixture("tmp_path") / "model_best.pth"
+        >>> torch.save({"x": torch.ones(2)}, path)
+        >>> read_published_weights(path)
+        {'x': tensor([1., 1.])}
     """
     complaint = "it does not exist"
     for file in (path, path.with_name(f"{path.stem}.prev.pth")):
@@ -154,7 +160,13 @@ def to_fields(x: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 def to_cells(x: Tensor) -> Tensor:
-    r"""Fields to lists of cells, :math:`(*, C, H, W) \to (*, H W, C)`."""
+    r"""Fields to lists of cells, :math:`(*, C, H, W) \to (*, H W, C)`.
+
+    Example:
+        >>> to_cells(torch.tensor([[[1, 3]], [[2, 4]]]))
+        tensor([[1, 2],
+                [3, 4]])
+    """
     return x.flatten(-2).mT
 
 
@@ -190,6 +202,11 @@ def build_autoencoder(config: Mapping[str, Any]) -> ConvAutoencoder:
 
     Raises:
         UserError: If it is not the convolutional one, or sizes are missing or don't fit.
+
+    Example:
+        >>> sizes = {"lat_channels": 2, "hid_channels": [4, 8], "hid_blocks": [1, 1]}
+        >>> build_autoencoder(sizes | {"in_channels": 3, "shape": [9, 16]}).latent_shape
+        torch.Size([2, 5, 10])
     """
     sizes = published_sizes(config)
     try:
@@ -218,6 +235,11 @@ def build_network(
 
     Raises:
         UserError: If it is not the vision transformer, or sizes are missing or don't fit.
+
+    Example:
+        >>> sizes = {"hid_channels": 8, "hid_blocks": 1, "attention_heads": 2, "mod_features": 4}
+        >>> build_network(sizes | {"blanket_size": 4}, 2, (5, 10)).tokens
+        (4, 5, 10)
     """
     arch = config.get("arch", "vit")
     if arch != "vit":

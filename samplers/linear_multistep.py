@@ -44,6 +44,13 @@ class LinearMultistep(Integrator):
 
     Raises:
         ValueError: If the number of values is out of its range.
+
+    Example:
+        >>> from appa_prob.operators import Isotropic
+        >>> from appa_prob.samplers import GaussianDenoiser, VESchedule
+        >>> d = GaussianDenoiser(torch.zeros(2), Isotropic(1.0, 2), VESchedule())
+        >>> LinearMultistep(32)(d, 100 * torch.ones(2))
+        tensor([0.9904, 0.9904])
     """
 
     points: int = 3

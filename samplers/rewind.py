@@ -31,6 +31,14 @@ class RewindDDIM(Integrator):
 
     Raises:
         ValueError: If `ahead` is not positive.
+
+    Example:
+        >>> from appa_prob.operators import Isotropic
+        >>> from appa_prob.samplers import GaussianDenoiser, VESchedule
+        >>> d = GaussianDenoiser(torch.zeros(2), Isotropic(1.0, 2), VESchedule())
+        >>> integrator, g = RewindDDIM(32), torch.Generator().manual_seed(0)
+        >>> integrator(d, integrator.noise(d, (1000,), generator=g), generator=g).shape
+        torch.Size([1000, 2])
     """
 
     ahead: int = 2
