@@ -2,7 +2,7 @@ r"""What tasks cost, from models without memory: operations and bytes of every k
 
 Passes through the networks run on the meta device, where tensors have shapes and no values. Their
 products are counted, and the bytes that are alive at once. Scores of attention are left out of
-these, since fused kernels never keep them.
+these, since fused kernels never keep them; what kernels need as workspace comes on top.
 
 A step of a guided sampler is composed of such passes: with :math:`F` a pass and :math:`B` one
 back, with respect to the input alone, through the network of the denoiser (:math:`n`) and through

@@ -40,7 +40,7 @@ def describe(config: ModelConfig, iterations: int = 3) -> str:
         "",
         f"A guided step takes {iterations} iterations of MMPS and decodes all states of a window;",
         "training is by AdamW with a running mean; all is in single precision, and nothing is",
-        "computed twice to save memory.",
+        "computed twice to save memory, to which the workspaces of kernels come on top.",
         "",
         f"{'step':30}{'TFLOPs':>12}{'memory (GB)':>14}",
     ]

@@ -132,7 +132,9 @@ def read_latents(path: Path, grid: Sequence[int]) -> xr.DataArray:
         dataset = xr.open_dataset(path, engine="h5netcdf", phony_dims="access")
         latents, dates = dataset["latents"], dataset["dates"]
     except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} can't be read as a dump of latents: {error}") from None
+        raise UserError(
+            f"{path} can't be read as a dump of latents ({error}); HDF5 needs the extra `netcdf`"
+        ) from None
     if latents.ndim != 3 or latents.shape[1] != grid[0] * grid[1]:
         raise UserError(
             f"{path}: expected latents of {grid[0]} x {grid[1]} cells, got {latents.shape}"
