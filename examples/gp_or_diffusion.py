@@ -95,7 +95,7 @@ def draw(
 def main(
     picture: Annotated[Path, typer.Argument(help="The image to write.")],
     members: Annotated[int, typer.Option(help="The number of samples.")] = 64,
-    seed: Annotated[int, typer.Option(help="The seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed.")] = 10,
 ) -> None:
     """Draws a signal and its observations, and infers it with both priors."""
     torch.manual_seed(seed)
