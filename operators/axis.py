@@ -9,9 +9,10 @@ from torch import Tensor
 
 from .base import Operator
 from .registry import register
-from .scatter import paired, transformed, zeros
+from .scatter import paired, zeros
 from .selection import flat_indices
 from .shapes import as_axis, as_size
+from .transforms import transformed
 
 __all__ = ["AxisGather", "axis_sums", "spread_axis"]
 

@@ -100,7 +100,7 @@ class Fourier(Operator):
         z = torch.view_as_complex(y.contiguous())
         if self.indices is not None:
             full = z.new_zeros(*z.shape[:-1], self.grid.numel())
-            z = full.index_copy_(-1, self.indices, z).reshape(*z.shape[:-1], *self.grid)
+            z = full.index_add_(-1, self.indices, z).reshape(*z.shape[:-1], *self.grid)
         z = torch.fft.ifftn(z, dim=self._dims, norm="ortho")
         return torch.view_as_real(z) if self.complex_input else z.real
 

@@ -8,6 +8,7 @@ import torch
 from torch import Size, Tensor
 
 from .base import Operator
+from .transforms import transformed
 
 __all__ = ["LinearFunction"]
 
@@ -67,6 +68,10 @@ class LinearFunction(Operator):
         if self.transposed is not None:
             return self._checked(self.transposed, y, self.out_shape, self.in_shape)
         batch = y.shape[: y.ndim - len(self.out_shape)]
+        if transformed():
+            origin = y.new_zeros(*batch, *self.in_shape)
+            mapped: Tensor = torch.func.vjp(self.forward, origin)[1](y)[0]
+            return mapped
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
             x = y.new_zeros(*batch, *self.in_shape).requires_grad_()

@@ -117,7 +117,7 @@ class SphericalHarmonics(Operator):
         if not x.numel():  # transforms of nothing are refused by some backends
             return x.new_zeros(*x.shape[:-1], *self.out_shape[-2:])
         full = x.new_zeros(*x.shape[:-1], 2 * size**2)
-        full = full.index_copy(-1, self.places, x / self.scales)
+        full = full.index_add(-1, self.places, x / self.scales)
         c = full.reshape(*x.shape[:-1], size, size, 2)
         waves = torch.einsum("...lmp,mlk->...kmp", c, self.table)
         z = torch.complex(waves[..., 0], -waves[..., 1])

@@ -13,6 +13,7 @@ from .base import Operator
 from .krylov import System
 from .preconditioner import Preconditioner, prepared
 from .solution import OnFailure, Solution, check_options, report
+from .transforms import transformed
 
 __all__ = ["Iterate", "Iterative", "KrylovSolver"]
 
@@ -33,7 +34,8 @@ class Iterative:
             ignored.
         check_interval: The number of iterations between looks at whether all systems are done,
             which make the host wait for the device; 0 for never. By default 1 on the CPU and 8
-            elsewhere.
+            elsewhere. Inside ``torch.func`` transforms and ``torch.compile`` nobody looks:
+            all iterations are made, and failures aren't reported.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -55,6 +57,8 @@ class Iterative:
 
     def done(self, iteration: int, active: Tensor) -> bool:
         """Whether a look was due, and found that no system is active any more."""
+        if transformed():
+            return False
         interval = self.check_interval
         if interval is None:
             interval = 1 if active.device.type == "cpu" else 8

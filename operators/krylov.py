@@ -19,6 +19,7 @@ from .base import Operator
 from .innovation import InnovationCovariance
 from .shapes import broadcast, over
 from .solution import Solution
+from .transforms import transformed
 
 __all__ = ["System", "norm"]
 
@@ -100,7 +101,7 @@ class System:
         """Residuals, computed anew if some are so small that rounding may hide in them."""
         rounding = 1e3 * self.eps * (1 + self.gain * length(x) / self.size)
         doubtful = self.nonzero & (residual < rounding)
-        if bool(doubtful.any()):
+        if transformed() or bool(doubtful.any()):
             return self.relative(self.b - self.product(x)[0])
         return residual
 

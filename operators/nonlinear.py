@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .algebra import compose
 from .base import Map, Operator
 from .jacobian import Forward, Jacobian
+from .linearised import Linearised
 from .shapes import as_size
 
 __all__ = ["Chain", "Nonlinear", "chain"]
@@ -27,7 +28,8 @@ class Nonlinear(Map):
         out_shape: The shape of output events.
         batched: Whether the function accepts batch axes; otherwise it is called on one event after
             another.
-        forward: How the Jacobian computes its forward products, see :class:`Jacobian`.
+        forward: How the Jacobian computes its forward products, see :class:`Jacobian`. If
+            ``"linearised"``, the function is traced once for each shape of points.
 
     Example:
         >>> f = Nonlinear(torch.sin, 3, 3)
@@ -45,13 +47,14 @@ class Nonlinear(Map):
         out_shape: int | Sequence[int],
         batched: bool = True,
         *,
-        forward: Forward = "double-adjoint",
+        forward: Forward | None = None,
     ) -> None:
         self.function = function
         self.in_shape = as_size(in_shape)
         self.out_shape = as_size(out_shape)
         self.batched = batched
-        self.mode: Forward = forward
+        self.mode = forward
+        self._kept = Linearised(self.forward) if forward == "linearised" else self.forward
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.function(x) if self.batched else self._one_by_one(x)
@@ -66,7 +69,7 @@ class Nonlinear(Map):
 
     def linearize(self, x: Tensor) -> tuple[Tensor, Operator]:
         self._check(x, self.in_shape)
-        jacobian = Jacobian(self.forward, x, self.in_shape, forward=self.mode)
+        jacobian = Jacobian(self._kept, x, self.in_shape, forward=self.mode)
         return jacobian.value, jacobian
 
     def to(self, *args: Any, **kwargs: Any) -> Nonlinear:

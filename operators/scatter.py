@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from .shapes import broadcast, flatten, unflatten
+from .transforms import transformed
 
 if TYPE_CHECKING:
     from .base import Operator
 
-__all__ = ["adjoint_sum", "index_add", "paired", "transformed", "zeros"]
+__all__ = ["adjoint_sum", "index_add", "paired", "zeros"]
 
 LARGE = 2**26  # bytes; below, the allocator reuses memory, and writing zeros is as fast
 
@@ -48,12 +49,6 @@ def zeros(like: Tensor, shape: Sequence[int]) -> Tensor:
     memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=like.dtype, count=size).reshape(shape)
-
-
-def transformed() -> bool:
-    """Whether tensors are being traced or wrapped, by ``torch.compile`` or ``torch.func``, which
-    see neither raw memory nor what is done in place."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def index_add(x: Tensor, y: Tensor, indices: Tensor, event: Sequence[int]) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from .base import Operator
+from .transforms import transformed
 
 __all__ = ["ConvergenceWarning", "OnFailure", "Solution", "Solver", "report"]
 
@@ -64,6 +65,9 @@ def report(
 ) -> Solution:
     r"""Returns a solution, after warning or raising if a system didn't converge.
 
+    Inside ``torch.func`` transforms and ``torch.compile``, where values can't be looked at, the
+    solution is returned as it is.
+
     Arguments:
         solution: The solution.
         solver: The name of the solver.
@@ -74,7 +78,7 @@ def report(
     Raises:
         ConvergenceWarning: If a system didn't converge, and ``on_failure`` is ``"raise"``.
     """
-    if on_failure == "ignore" or bool(solution.converged.all()):
+    if on_failure == "ignore" or transformed() or bool(solution.converged.all()):
         return solution
     failed = ~solution.converged
     message = (

@@ -33,8 +33,9 @@ def check_operator(
 
     for random :math:`x` and :math:`y`, without and with additional batch axes; sums, multiples,
     compositions, adjoints; the conventions of ``linear_operator``; gradients with respect to
-    :math:`x` and :math:`y`; the type of results; copies made by pickling, and by plain data if
-    all classes are registered; refusal of fields of wrong shapes.
+    :math:`x` and :math:`y`; products under :func:`torch.func.vmap`; the type of results; copies
+    made by pickling, and by plain data if all classes are registered; refusal of fields of wrong
+    shapes.
 
     Arguments:
         operator: The operator, small.
@@ -58,6 +59,7 @@ def check_operator(
     check.algebra()
     check.columns()
     check.gradients()
+    check.transforms()
     check.refusals()
     if picklable:
         check.copies()
@@ -191,6 +193,19 @@ class Checker:
                 (product(x) * weight).sum(), x, materialize_grads=True
             )
         self.close(gradient, expected, f"the gradient of {claim}")
+
+    def transforms(self) -> None:
+        """Products can be mapped, as they are on fields and on columns."""
+        x, y = self.noise(self.A.in_shape, 3), self.noise(self.A.out_shape, 3)
+        columns = self.noise(Size((self.A.shape[-1], 2)), 3)
+        for product, argument, claim in (
+            (self.A, x, "A(x)"),
+            (self.A.adjoint, y, "A.adjoint(y)"),
+            (self.A.matmul, columns, "A @ columns"),
+        ):
+            mapped = torch.func.vmap(product)(argument)
+            one_by_one = torch.stack([product(part) for part in argument])
+            self.close(mapped, one_by_one, f"{claim} under torch.func.vmap")
 
     def refusals(self) -> None:
         """Fields of wrong shapes are refused, never broadcast."""

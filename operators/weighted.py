@@ -8,9 +8,10 @@ from torch import Tensor
 
 from .base import Operator
 from .registry import register
-from .scatter import index_add, transformed, zeros
+from .scatter import index_add, zeros
 from .selection import flat_indices
 from .shapes import as_size, flatten
+from .transforms import transformed
 
 __all__ = ["WeightedGather"]
 

@@ -1,13 +1,16 @@
 """Jacobians agree with torch.autograd.functional.jacobian, and evaluate their function once."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from appa_prob.operators import Composition, Dense, Jacobian, Mask, Nonlinear
-from appa_prob.operators.jacobian import Forward
+from appa_prob.operators.linearised import Linearised
+from appa_prob.operators.tape import Forward
 
 F64 = torch.float64
 Function = Callable[[Tensor], Tensor]
@@ -64,13 +67,14 @@ def matrix(function: Function, x: Tensor) -> Tensor:
 
 
 NAMES = ["linear", "convolution", "attention"]
-MODES: list[Forward] = ["double-adjoint", "forward-mode"]
+MODES: list[Forward] = ["linearised", "double-adjoint", "forward-mode"]
 
 
+@pytest.mark.parametrize("mode", ["linearised", None])
 @pytest.mark.parametrize("name", NAMES)
-def test_matches_torch_in_products_both_ways(name: str) -> None:
+def test_matches_torch_in_products_both_ways(name: str, mode: Forward | None) -> None:
     f, x = case(name)
-    J, M = Jacobian(f, x[None], event_ndim=x.ndim), matrix(f, x)
+    J, M = Jacobian(f, x[None], event_ndim=x.ndim, forward=mode), matrix(f, x)
     torch.testing.assert_close(J.value, f(x[None]))
     torch.testing.assert_close(J.to_dense()[0], M)
     torch.testing.assert_close(J.T.to_dense()[0], M.mT)
@@ -83,11 +87,12 @@ def test_matches_torch_in_products_both_ways(name: str) -> None:
 def test_forward_modes_agree(name: str) -> None:
     f, x = case(name)
     v = torch.randn(2, *x.shape, dtype=F64)
-    double, forward = (
+    linear, double, forward = (
         Jacobian(f, torch.stack((x, -x)), event_ndim=x.ndim, forward=mode) for mode in MODES
     )
     assert double(v).abs().max() > 1e-3
     torch.testing.assert_close(double(v), forward(v))
+    torch.testing.assert_close(linear(v), forward(v))
 
 
 @pytest.mark.parametrize("order", ["adjoint first", "forward first"])
@@ -108,6 +113,132 @@ def test_forward_mode_evaluates_the_function_again_for_each_product() -> None:
     assert counted.calls == 1
     J(torch.ones(3))
     assert counted.calls == 2
+
+
+def test_functions_are_linearised_once_for_each_shape() -> None:
+    f, x = case("convolution")
+    counted = Counted(f)
+    g = Nonlinear(counted, x.shape, (3, 1, 2), forward="linearised")
+    for scale in (1.0, 2.0, 3.0):
+        value, J = g.linearize(scale * x[None])
+        M, v = matrix(f, scale * x), torch.randn(1, *x.shape, dtype=F64)
+        torch.testing.assert_close(value, f(scale * x[None]))
+        torch.testing.assert_close(J(v).flatten(), M @ v.flatten())
+        torch.testing.assert_close(J.adjoint(value).flatten(), M.mT @ value.flatten())
+    assert counted.calls == 1
+    g.linearize(torch.stack((x, -x)))
+    assert counted.calls == 2
+
+
+def test_traces_read_parameters_anew() -> None:
+    layer = nn.Linear(3, 3).to(F64)
+    f, x = Linearised(nn.Sequential(layer, nn.Tanh())), torch.randn(3, dtype=F64)
+    f.trace(x)
+    with torch.no_grad():
+        layer.weight.mul_(2.0)
+    J = Jacobian(f, x)
+    torch.testing.assert_close(J.value, layer(x).tanh())
+    torch.testing.assert_close(J(x), (1 - J.value.square()) * (layer.weight @ x))
+
+
+def test_linearised_functions_may_write_in_place() -> None:
+    def f(x: Tensor) -> Tensor:
+        y = x.sin()
+        y[..., 0] = x[..., 1].square()
+        return y.mul_(x)
+
+    x = torch.randn(4, 3, dtype=F64)
+    J = Jacobian(f, x, event_ndim=1, forward="linearised")
+    M = torch.func.vmap(torch.func.jacfwd(lambda x: f(x[None])[0]))(x)
+    torch.testing.assert_close(J.to_dense(), M)
+    torch.testing.assert_close(J.T.to_dense(), M.mT)
+
+
+class Cube(torch.autograd.Function):
+    """A function without second derivatives and without a forward mode."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return 3 * ctx.saved_tensors[0] ** 2 * g
+
+
+class Square(torch.autograd.Function):
+    """A function without second derivatives, but with a forward mode."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x**2
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return 2 * ctx.saved_tensors[0] * g
+
+    @staticmethod
+    def jvp(ctx: Any, v: Tensor) -> Any:
+        return 2 * ctx.saved_tensors[0] * v
+
+
+def square(x: Tensor) -> Tensor:
+    y: Tensor = Square.apply(x)  # type: ignore[no-untyped-call]
+    return y
+
+
+def test_the_fastest_way_that_works_is_chosen() -> None:
+    x = torch.tensor([1.0, 2.0], dtype=F64)
+    counted = Counted(lambda x: square(x) + x)
+    J = Jacobian(counted, x)
+    for _ in range(2):
+        torch.testing.assert_close(J(x), 2 * x**2 + x)
+        torch.testing.assert_close(J.adjoint(x), 2 * x**2 + x)
+    assert counted.calls == 3  # the value, and each product in forward mode
+    kept = Counted(torch.sin)
+    linearised = Linearised(kept)
+    for _ in range(2):
+        J = Jacobian(linearised, x)
+        torch.testing.assert_close(J(x), x.cos() * x)
+    assert kept.calls == 1
+
+
+def test_ways_that_are_named_are_not_replaced() -> None:
+    x = torch.tensor([1.0, 2.0], dtype=F64)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        Jacobian(square, x, forward="double-adjoint")(x)
+    with pytest.raises(RuntimeError, match="second derivatives or with a forward mode"):
+        Jacobian(Cube.apply, x)(x)
+    torch.testing.assert_close(Jacobian(Cube.apply, x).adjoint(x), 3 * x**3)
+    with pytest.raises(ValueError, match="got 'fast'"):
+        Jacobian(torch.sin, x, forward="fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", [*MODES, None])
+def test_works_under_vmap(mode: Forward | None) -> None:
+    def f(x: Tensor) -> Tensor:
+        return x.sin().cumsum(-1) * x
+
+    x, v = torch.randn(2, 4, 3, dtype=F64)
+    M = torch.func.vmap(torch.func.jacrev(f))(x)
+    forward = torch.func.vmap(lambda x, v: Jacobian(f, x, forward=mode)(v))
+    adjoint = torch.func.vmap(lambda x, v: Jacobian(f, x, forward=mode).adjoint(v))
+    torch.testing.assert_close(forward(x, v), (M @ v[..., None])[..., 0])
+    torch.testing.assert_close(adjoint(x, v), (M.mT @ v[..., None])[..., 0])
+    J = Jacobian(f, x[0], forward=mode)
+    torch.testing.assert_close(torch.func.vmap(J.adjoint)(v), v @ M[0])
+    torch.testing.assert_close(torch.func.vmap(J)(v), v @ M[0].mT)
+    torch.testing.assert_close(
+        torch.func.grad(lambda v: J(v).square().sum())(v[0]), 2 * M[0].mT @ M[0] @ v[0]
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -215,3 +346,30 @@ def test_wrong_points_and_functions_are_refused() -> None:
         Jacobian(torch.sin, torch.ones(3), in_shape=3, event_ndim=1)
     with pytest.raises(ValueError, match="correct out_shape"):
         Nonlinear(torch.sin, 3, 4)(torch.ones(3))
+
+
+@pytest.mark.parametrize("mode", [*MODES, None])
+def test_works_under_compile(mode: Forward | None) -> None:
+    def f(x: Tensor) -> Tensor:
+        return x.sin().cumsum(-1) * x
+
+    x, v = torch.randn(2, 3, dtype=F64)
+    M = torch.func.jacrev(f)(x)
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def products(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        J = Jacobian(f, x, forward=mode)
+        return J(v), J.adjoint(v)
+
+    forward, adjoint = products(x, v)
+    torch.testing.assert_close(forward, M @ v)
+    torch.testing.assert_close(adjoint, M.mT @ v)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at all of a closure
+@pytest.mark.parametrize("mode", MODES)
+def test_recorded_products_run_between_compiled_graphs(mode: Forward) -> None:
+    x, v = torch.randn(2, 3, dtype=F64)
+    J = Jacobian(torch.sin, x, forward=mode)
+    product = torch.compile(lambda v: 2 * J.adjoint(J(3 * v)), backend="eager")
+    torch.testing.assert_close(product(v), 6 * x.cos().square() * v)

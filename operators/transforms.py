@@ -1,0 +1,13 @@
+"""What holds inside ``torch.func`` transforms and ``torch.compile``."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["transformed"]
+
+
+def transformed() -> bool:
+    """Whether tensors are being traced or wrapped, by ``torch.compile`` or ``torch.func``, which
+    see neither raw memory nor what is done in place, and whose values can't be looked at."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
