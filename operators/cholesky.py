@@ -75,7 +75,12 @@ class Cholesky:
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         columns = torch.where(definite, system.b[..., None], 0.0)
         x = torch.cholesky_solve(columns, torch.where(definite, factor, eye))[..., 0]
-        product, lifted = system.product(x)
+        if isinstance(S, InnovationCovariance) and S.V.symmetric:
+            # The rows that the matrix was made of spare one more product with V.
+            lifted = S.lift(system.field(x))
+            product = system.flatten(S.complete(system.field(x), lifted))
+        else:
+            product, lifted = system.product(x)
         residual = system.relative(system.b - product)
         solution = system.solution(
             x, residual, torch.zeros_like(residual, dtype=torch.int64), lifted

@@ -91,6 +91,17 @@ class InnovationCovariance(Operator):
         :math:`V`; see :meth:`Operator.cross`."""
         return self.V.cross(self.H)
 
+    def lift(self, u: Tensor) -> Tensor:
+        r"""Computes :math:`V H^T u` from the rows of :attr:`gain`, without a product with
+        :math:`V`.
+
+        Arguments:
+            u: The field :math:`u`, with shape :math:`(*, out)`.
+        """
+        rows = flatten(self.gain, self.H.in_shape)
+        lifted = (flatten(u, self.out_shape).to(rows)[..., None, :] @ rows)[..., 0, :]
+        return lifted.reshape(*lifted.shape[:-1], *self.H.in_shape)
+
     @cached_property
     def factor(self) -> tuple[Tensor, Tensor]:
         r"""The lower Cholesky factor of the dense matrix, in double precision where the device

@@ -12,6 +12,7 @@ from appa_prob.operators import (
     Dense,
     InnovationCovariance,
     Isotropic,
+    Operator,
     Solution,
     Solver,
 )
@@ -77,3 +78,21 @@ def test_cg_spares_the_last_product_and_admits_not_knowing_the_residual() -> Non
     torch.testing.assert_close(spared.value, checked.value)
     assert spared.residual.isnan() and not spared.converged
     torch.testing.assert_close(checked.residual, (b - S(checked.value)).norm() / b.norm())
+
+
+def test_a_dense_factorisation_takes_no_product_beyond_those_of_its_rows() -> None:
+    class Counted(Dense):
+        products = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            Counted.products += x.shape[: x.ndim - 2].numel()
+            return super().forward(x)
+
+        def cross(self, H: Operator) -> Tensor:
+            return Operator.cross(self, H)
+
+    V, H = Counted(definite(8), (2, 4), symmetric=True), Dense(noise(5, 8), (2, 4))
+    S = InnovationCovariance(H, V, Isotropic(0.5, 5))
+    solution = Cholesky()(S, noise(3, 5))
+    assert Counted.products == 5
+    lifts(S, solution)
