@@ -75,6 +75,7 @@ class Cholesky:
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         columns = torch.where(definite, system.b[..., None], 0.0)
         x = torch.cholesky_solve(columns, torch.where(definite, factor, eye))[..., 0]
+        lifted: Tensor | None
         if isinstance(S, InnovationCovariance) and S.V.symmetric:
             # The rows that the matrix was made of spare one more product with V.
             lifted = S.lift(system.field(x))
