@@ -59,10 +59,13 @@ def train_autoencoder(
     config: Config, output: Folder, quiet: Quiet = False, threads: Threads = None
 ) -> None:
     """Train an autoencoder; goes on from the last checkpoint if there is one."""
+    from .parallel import process_group
     from .train_autoencoder import AutoencoderConfig, train_autoencoder
 
     _use(threads)
-    train_autoencoder(read_config(AutoencoderConfig, config), output, progress=not quiet)
+    training = read_config(AutoencoderConfig, config)
+    with process_group() as device:
+        train_autoencoder(training, output, progress=not quiet, device=device)
 
 
 @train.command("denoiser")
@@ -70,10 +73,13 @@ def train_denoiser(
     config: Config, output: Folder, quiet: Quiet = False, threads: Threads = None
 ) -> None:
     """Train a denoiser of trajectories; goes on from the last checkpoint if there is one."""
+    from .parallel import process_group
     from .train_denoiser import DenoiserConfig, train_denoiser
 
     _use(threads)
-    train_denoiser(read_config(DenoiserConfig, config), output, progress=not quiet)
+    training = read_config(DenoiserConfig, config)
+    with process_group() as device:
+        train_denoiser(training, output, progress=not quiet, device=device)
 
 
 @train.command("bundle")

@@ -14,8 +14,9 @@ from .catalogue import Catalogue
 from .dataset import open_dataset, read_states, select_period
 from .files import save_tensors
 from .grid import Grid
+from .parallel import rank
 from .statistics import Statistics
-from .training import Trainer, TrainingConfig
+from .training import Batch, Trainer, TrainingConfig
 
 if TYPE_CHECKING:
     pass
@@ -90,7 +91,11 @@ class StandardisedStates:
 
 
 def train_autoencoder(
-    config: AutoencoderConfig, folder: Path, *, progress: bool = True
+    config: AutoencoderConfig,
+    folder: Path,
+    *,
+    progress: bool = True,
+    device: torch.device | str = "cpu",
 ) -> Autoencoder:
     r"""Trains an autoencoder.
 
@@ -100,6 +105,7 @@ def train_autoencoder(
         config: What to train, and how.
         folder: Where checkpoints, curves and results go.
         progress: Whether to show a progress bar.
+        device: The device to train on.
 
     Raises:
         UserError: If the data can't be used, or the folder holds another training.
@@ -113,18 +119,18 @@ def train_autoencoder(
         config.latent_channels,
         config.widths,
         config.blocks,
-    )
+    ).to(device)
     held = validation.states[:: max(len(validation.states) // 256, 1)]
 
-    def objective(model: nn.Module, indices: Tensor, generator: torch.Generator) -> Tensor:
-        x = train.states[indices]
-        shape = (len(x), *module.latent_shape)
-        reconstruction, _ = model(x, config.latent_noise * torch.randn(shape, generator=generator))
+    def objective(model: nn.Module, batch: Batch) -> Tensor:
+        x = train.states[batch.indices].to(device)
+        noise = config.latent_noise * batch.draw(torch.randn, *module.latent_shape).to(device)
+        reconstruction, _ = model(x, noise)
         loss: Tensor = (reconstruction.float() - x).square().mean()
         return loss
 
     def validate(model: nn.Module) -> dict[str, float]:
-        parts = torch.split(held, 32)
+        parts = [part.to(device) for part in torch.split(held, 32)]
         errors = [(model(part)[0] - part).square().mean((0, 2, 3)) for part in parts]
         error = torch.stack(errors).mean(0)
         return {"rmse": error.mean().sqrt().item(), "worst_channel": error.max().sqrt().item()}
@@ -132,7 +138,9 @@ def train_autoencoder(
     trainer = Trainer(module, objective, validate, len(train.states), config.training, folder)
     average = trainer.run(progress=progress)
     assert isinstance(average, Autoencoder)
-    standardise_latents(average, train.states)
+    standardise_latents(average.to("cpu"), train.states)
+    if rank() > 0:
+        return average
     metadata = {"config": config.model_dump(mode="json")}
     save_tensors(Path(folder) / "autoencoder.safetensors", average.state_dict(), metadata)
     save_tensors(Path(folder) / "statistics.safetensors", train.statistics.state_dict(), {})

@@ -20,9 +20,10 @@ from appa_prob.samplers import (
 from .autoencoder import Autoencoder
 from .errors import UserError
 from .files import load_tensors, save_tensors
+from .parallel import rank
 from .statistics import Statistics
 from .train_autoencoder import AutoencoderConfig, Period, StandardisedStates
-from .training import Trainer, TrainingConfig
+from .training import Batch, Trainer, TrainingConfig
 from .trajectory_prior import TrajectoryCovariance
 from .transformer import TrajectoryTransformer
 
@@ -112,7 +113,11 @@ def build_denoiser(
 
 
 def train_denoiser(
-    config: DenoiserConfig, folder: Path, *, progress: bool = True
+    config: DenoiserConfig,
+    folder: Path,
+    *,
+    progress: bool = True,
+    device: torch.device | str = "cpu",
 ) -> PreconditionedDenoiser:
     r"""Trains a denoiser and writes `denoiser.safetensors` into a folder.
 
@@ -120,6 +125,7 @@ def train_denoiser(
         config: What to train, and how.
         folder: Where checkpoints, curves and results go.
         progress: Whether to show a progress bar.
+        device: The device to train on.
 
     Raises:
         UserError: If the data or the autoencoder can't be used, or the folder holds another
@@ -130,26 +136,29 @@ def train_denoiser(
     train, train_dates = _latents(config, config.train, autoencoder, statistics)
     held, held_dates = _latents(config, config.validation, autoencoder, statistics)
     covariance = TrajectoryCovariance.fit(train, config.window)
-    module = build_denoiser(config, covariance)
+    module = build_denoiser(config, covariance).to(device)
     steps = torch.arange(config.window)
     times = LogNormalTimes(module.schedule, config.noise.median, config.noise.spread)
 
-    def objective(model: nn.Module, indices: Tensor, generator: torch.Generator) -> Tensor:
+    def objective(model: nn.Module, batch: Batch) -> Tensor:
         assert isinstance(model, PreconditionedDenoiser)
-        places = indices.unsqueeze(-1) + steps
-        t = times(len(indices), generator)
-        x, known = _turn(train[places], config.turned, generator)
-        eps = torch.randn(x.shape, generator=generator)
-        return denoising_loss(model, x, t, eps, date=train_dates[places], known=known)
+        places = batch.indices.unsqueeze(-1) + steps
+        t = batch.draw(times)
+        x, known = _turn(train[places], config.turned, batch)
+        eps = batch.draw(torch.randn, *x.shape[1:])
+        t, x, eps, date, known = (a.to(device) for a in (t, x, eps, train_dates[places], known))
+        return denoising_loss(model, x, t, eps, date=date, known=known)
 
     def validate(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, PreconditionedDenoiser)
-        return _validation_losses(model, held, held_dates, steps)
+        return _validation_losses(model, held, held_dates, steps, device)
 
     items = len(train) - config.window + 1
     trainer = Trainer(module, objective, validate, items, config.training, folder)
     average = trainer.run(progress=progress)
     assert isinstance(average, PreconditionedDenoiser)
+    if rank() > 0:
+        return average
     tensors = {f"network.{k}": v for k, v in average.network.state_dict().items()}
     tensors |= {
         "space": torch.view_as_real(covariance.basis.space),
@@ -190,7 +199,11 @@ def _latents(
 
 
 def _validation_losses(
-    model: PreconditionedDenoiser, held: Tensor, dates: Tensor, steps: Tensor
+    model: PreconditionedDenoiser,
+    held: Tensor,
+    dates: Tensor,
+    steps: Tensor,
+    device: torch.device | str,
 ) -> dict[str, float]:
     r"""The losses at four noise levels, on about 96 windows with the same noise each time."""
     starts = torch.arange(0, len(held) - len(steps), max(len(held) // 96, 1))
@@ -202,16 +215,20 @@ def _validation_losses(
         for part in torch.split(places, 16):
             x = held[part]
             eps = torch.randn(x.shape, generator=generator)
-            t = model.schedule.time(torch.tensor(sigma)).expand(len(x))
-            losses.append(denoising_loss(model, x, t, eps, date=dates[part]) * len(x))
+            t = model.schedule.time(torch.tensor(sigma, device=device)).expand(len(x))
+            x, eps, date = (a.to(device) for a in (x, eps, dates[part]))
+            losses.append(denoising_loss(model, x, t, eps, date=date) * len(x))
         figures[f"loss_{sigma:g}"] = float(sum(losses)) / len(starts)
     return figures
 
 
-def _turn(x: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _turn(x: Tensor, share: float, batch: Batch) -> tuple[Tensor, Tensor]:
     r"""Turns a share of the windows by random longitudes, and tells which were left alone."""
-    known = torch.rand(len(x), generator=generator) >= share
-    steps = torch.randint(x.shape[-1], (len(x),), generator=generator).where(~known, 0)
+    known = batch.draw(torch.rand) >= share
+    steps = batch.draw(
+        lambda count, generator: torch.randint(x.shape[-1], (count,), generator=generator)
+    )
+    steps = steps.where(~known, 0)
     columns = (torch.arange(x.shape[-1]) - steps.unsqueeze(-1)) % x.shape[-1]
     index = columns.reshape(len(x), *(1,) * (x.ndim - 2), -1).expand(x.shape)
     return x.gather(-1, index), known.to(x)

@@ -17,7 +17,7 @@ from appa_prob.train_denoiser import (
     load_autoencoder,
     train_denoiser,
 )
-from appa_prob.training import TrainingConfig
+from appa_prob.training import Batch, TrainingConfig
 from appa_prob.trajectory_prior import TrajectoryCovariance
 
 
@@ -54,7 +54,9 @@ def test_denoiser_is_that_of_the_gaussian_at_first() -> None:
 
 def test_a_share_of_windows_is_turned_by_whole_columns() -> None:
     x = torch.randn(4000, 2, 1, 1, 8)
-    turned, known = _turn(x, 0.25, torch.Generator().manual_seed(0))
+    turned, known = _turn(
+        x, 0.25, Batch(torch.arange(4000), slice(None), torch.Generator().manual_seed(0))
+    )
     assert torch.equal(turned[known == 1], x[known == 1])
     assert abs(known.mean() - 0.75) < 0.03  # four standard deviations
     match = torch.stack([(turned == x.roll(k, -1)).flatten(1).all(1) for k in range(8)])

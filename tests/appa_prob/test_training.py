@@ -16,9 +16,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import appa_prob
 from appa_prob.errors import UserError
 from appa_prob.files import load_tensors, save_tensors
-from appa_prob.training import Trainer, TrainingConfig
+from appa_prob.training import Batch, Trainer, TrainingConfig
 
 STEPS = 400
 
@@ -37,17 +38,31 @@ def config(**changes: object) -> TrainingConfig:
     return TrainingConfig.model_validate(settings | changes)
 
 
+class Toy(nn.Module):
+    """A small network of blocks."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        shapes = ((3, hidden), (hidden, hidden), (hidden, 3))
+        self.blocks = nn.ModuleList(nn.Sequential(nn.SiLU(), nn.Linear(*s)) for s in shapes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
 def toy(folder: Path, pause: float = 0.0, hidden: int = 8, **changes: object) -> Trainer:
     """A trainer of a small network whose loss is random, with some seconds' rest each step."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(3, hidden), nn.SiLU(), nn.Linear(hidden, 3))
+    module = Toy(hidden)
     data = torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
 
-    def objective(model: nn.Module, indices: Tensor, generator: torch.Generator) -> Tensor:
+    def objective(model: nn.Module, batch: Batch) -> Tensor:
         time.sleep(pause)
-        x = data[indices]
-        loss: Tensor = (model(x + torch.randn(x.shape, generator=generator)) - x).square().mean()
+        x = data[batch.indices]
+        loss: Tensor = (model(x + batch.draw(torch.randn, 3)) - x).square().mean()
         return loss
 
     def validate(model: nn.Module) -> dict[str, float]:
@@ -56,9 +71,14 @@ def toy(folder: Path, pause: float = 0.0, hidden: int = 8, **changes: object) ->
     return Trainer(module, objective, validate, len(data), config(**changes), folder)
 
 
+def file(trainer: Trainer) -> Path:
+    """The checkpoint of one rank."""
+    return trainer.checkpoint.with_suffix(".safetensors")
+
+
 def weights(trainer: Trainer) -> dict[str, Tensor]:
     """All that a training leaves behind."""
-    return load_tensors(trainer.checkpoint)[0]
+    return load_tensors(file(trainer))[0]
 
 
 def lines(trainer: Trainer) -> list[dict[str, float]]:
@@ -77,7 +97,10 @@ def assert_same(first: Trainer, second: Trainer) -> None:
 def kill_in_the_middle(folder: Path) -> int:
     """Trains in another process, kills it after two checkpoints; returns the step of the last."""
     checkpoint = folder / "checkpoint.safetensors"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(appa_prob.__file__).parents[1]),
+    }
     command = [sys.executable, __file__, str(folder)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     seen: set[int] = set()
@@ -110,8 +133,8 @@ def test_resume_is_exact_at_any_step(tmp_path: Path, steps: int) -> None:
     whole.run(progress=False)
     stopped = toy(tmp_path / "stopped", steps=60, validate_every=7)
     stopped.folder.mkdir()
-    for indices, generator in stopped._batches():
-        stopped.advance(indices, generator)
+    for indices in stopped._batches():
+        stopped.advance(indices)
         if stopped.step % 7 == 0:
             loss = next(line["loss"] for line in lines(whole) if line["step"] == stopped.step)
             stopped._validate(loss)
@@ -148,7 +171,7 @@ def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
 def test_each_epoch_takes_each_item_once_at_most(tmp_path: Path) -> None:
     trainer = toy(tmp_path, steps=36)
     batches = []
-    for indices, _ in trainer._batches():
+    for indices in trainer._batches():
         batches.append(indices)
         trainer.step += 1
     for epoch in (batches[:12], batches[12:24], batches[24:]):
@@ -170,9 +193,9 @@ def test_learning_rate_warms_up_and_decays(tmp_path: Path) -> None:
 def test_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     trainer = toy(tmp_path, steps=5)
     trainer.run(progress=False)
-    content = trainer.checkpoint.read_bytes()
+    content = file(trainer).read_bytes()
     for size in (0, 5, 100, len(content) - 1):
-        trainer.checkpoint.write_bytes(content[:size])
+        file(trainer).write_bytes(content[:size])
         with pytest.raises(UserError, match=r"checkpoint\.safetensors is truncated"):
             toy(tmp_path, steps=5).run(progress=False)
 
