@@ -106,9 +106,7 @@ class Replica:
     ) -> None:
         if recompute:
             for block in _blocks(module):
-                block.forward = partial(
-                    checkpoint, block.forward, use_reentrant=False
-                )
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         self.sharded = strategy == "fsdp" and dist.is_initialized()
         if self.sharded:
             shard(module)
