@@ -137,7 +137,8 @@ def info(
     config: Annotated[
         str,
         typer.Argument(
-            help="A YAML file of sizes, or a name: appa-f32, appa-f64, appa-1b.", metavar="CONFIG"
+            help="A name (appa-f32, appa-f64, appa-1b), a YAML file, or a published folder.",
+            metavar="CONFIG",
         ),
     ],
     iterations: Annotated[int, typer.Option(min=1, help="The iterations of MMPS.")] = 3,

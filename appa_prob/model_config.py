@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from .conv_autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from .errors import UserError, unknown
-from .published_parts import published_sizes, read_published_config
+from .published import find_published
+from .published_parts import published_network_sizes, published_sizes, read_published_config
 from .vision_transformer import VisionTransformer, VisionTransformerConfig
 
 __all__ = ["ModelConfig", "read_model_config"]
@@ -58,8 +60,9 @@ def read_model_config(name: str | Path) -> ModelConfig:
     r"""Reads the sizes of a model.
 
     Arguments:
-        name: The name of sizes that ship with the package, such as `appa-1b`; or the path of a
-            YAML file, which may be the published one of an autoencoder.
+        name: The name of sizes that ship with the package, such as `appa-1b`; the path of a YAML
+            file, which may be the published one of an autoencoder; or the folder of a published
+            model.
 
     Raises:
         UserError: If there is no such file, or it does not fit.
@@ -70,6 +73,8 @@ def read_model_config(name: str | Path) -> ModelConfig:
     """
     shipped = Path(str(resources.files("appa_prob") / "configs"))
     path = Path(name)
+    if path.is_dir():
+        return _published(path)
     if not path.is_file():
         path = shipped / f"{name}.yaml"
     if not path.is_file():
@@ -77,6 +82,19 @@ def read_model_config(name: str | Path) -> ModelConfig:
     content = read_published_config(path)
     if "ae" in content:
         content = published_sizes(content["ae"])
+    return _validated(path, content)
+
+
+def _published(directory: Path) -> ModelConfig:
+    folder, lap = find_published(directory)
+    autoencoder, denoiser = (read_published_config(f / "config.yaml") for f in (folder, lap))
+    sizes = published_sizes(autoencoder.get("ae", {}))
+    window = {"blanket_size": denoiser.get("train", {}).get("blanket_size")}
+    backbone = window | dict(denoiser.get("backbone", {}))
+    return _validated(lap, sizes | {"denoiser": published_network_sizes(backbone)})
+
+
+def _validated(path: Path, content: dict[str, Any]) -> ModelConfig:
     try:
         return ModelConfig.model_validate(content)
     except ValidationError as error:

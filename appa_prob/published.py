@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Which", "read_latents", "read_published"]
+__all__ = ["Which", "find_published", "read_latents", "read_published"]
 
 Which = Literal["best", "last"]
 
@@ -60,22 +60,19 @@ def read_published(
         UserError: If there is no denoiser or more than one, or a file is missing, broken or does
             not fit.
     """
-    lap = _find_denoiser(Path(directory))
-    dump = lap.parents[2]
-    folder = dump / "ae" if (dump / "ae" / "config.yaml").is_file() else dump.parents[1]
-    config = read_published_config(folder / "config.yaml")
+    folder, lap = find_published(Path(directory))
+    config, trained = (read_published_config(f / "config.yaml") for f in (folder, lap))
     section = config.get("ae", {})
     autoencoder = build_autoencoder(section)
     weights = "model.pth" if folder.name == "ae" else f"model_{which}.pth"
     load_weights(autoencoder, folder / weights)
 
-    trained = read_published_config(lap / "config.yaml")
     channels, *grid = autoencoder.latent_shape
     denoiser = build_denoiser(trained, channels, (grid[0], grid[1]))
     load_weights(denoiser.network, lap / f"model_{which}.pth")
     settings = trained["train"]
     if settings.get("standardize", True):
-        mean, std = _moments(dump, grid)
+        mean, std = _moments(lap.parents[2], grid)
         noise = section.get("noise_level", 0.0) if settings.get("inject_ae_noise", True) else 0.0
         autoencoder.standardise(mean, (std.square() + noise**2).sqrt())
 
@@ -144,9 +141,23 @@ def read_latents(path: Path, grid: Sequence[int]) -> xr.DataArray:
     return named.assign_coords(time=times)
 
 
+def find_published(directory: Path) -> tuple[Path, Path]:
+    r"""The folders of the autoencoder and of the denoiser of a published model.
+
+    Arguments:
+        directory: A folder with one denoiser somewhere in it, or the lap of the denoiser itself.
+
+    Raises:
+        UserError: If there is no denoiser or more than one.
+    """
+    lap = _find_denoiser(directory.resolve())
+    dump = lap.parents[2]
+    return (dump / "ae" if (dump / "ae" / "config.yaml").is_file() else dump.parents[1]), lap
+
+
 def _find_denoiser(directory: Path) -> Path:
     if (directory / "config.yaml").is_file() and directory.parents[1].name == "denoisers":
-        return directory.resolve()
+        return directory
     found = sorted(path.parent for path in directory.rglob("denoisers/*/*/config.yaml"))
     if not found:
         raise UserError(
@@ -155,7 +166,7 @@ def _find_denoiser(directory: Path) -> Path:
     if len(found) > 1:
         names = ", ".join(str(lap.relative_to(directory)) for lap in found[:5])
         raise UserError(f"{directory} holds {len(found)} denoisers: give one of {names}")
-    return found[0].resolve()
+    return found[0]
 
 
 def _moments(dump: Path, grid: Sequence[int]) -> tuple[Tensor, Tensor]:

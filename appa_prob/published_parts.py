@@ -36,6 +36,7 @@ __all__ = [
     "build_autoencoder",
     "build_denoiser",
     "build_network",
+    "published_network_sizes",
     "published_sizes",
     "read_published_config",
     "read_published_weights",
@@ -223,6 +224,22 @@ def build_autoencoder(config: Mapping[str, Any]) -> ConvAutoencoder:
     return module
 
 
+def published_network_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    r"""The sizes of a published network of a denoiser by their names here.
+
+    Arguments:
+        config: The section `backbone`.
+
+    Raises:
+        UserError: If it is not the vision transformer.
+    """
+    arch = config.get("arch", "vit")
+    if arch != "vit":
+        raise UserError(f"the denoiser {arch!r} is not supported: expected a vit")
+    # Tokens that do not see all take every axis as periodic, as the published networks do.
+    return _renamed(config, DENOISER) | {"wrap": (True, True, True)}
+
+
 def build_network(
     config: Mapping[str, Any], channels: int, grid: tuple[int, int]
 ) -> VisionTransformer:
@@ -241,11 +258,7 @@ def build_network(
         >>> build_network(sizes | {"blanket_size": 4}, 2, (5, 10)).tokens
         (4, 5, 10)
     """
-    arch = config.get("arch", "vit")
-    if arch != "vit":
-        raise UserError(f"the denoiser {arch!r} is not supported: expected a vit")
-    # Tokens that do not see all take every axis as periodic, as the published networks do.
-    sizes = _renamed(config, DENOISER) | {"wrap": (True, True, True)}
+    sizes = published_network_sizes(config)
     try:
         return VisionTransformer(channels, grid, VisionTransformerConfig.model_validate(sizes))
     except ValueError as error:

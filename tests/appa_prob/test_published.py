@@ -137,6 +137,14 @@ def test_conversion(folder: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, [*arguments, "--overwrite"]).exit_code == 0
 
 
+def test_info_of_a_folder(folder: Path) -> None:
+    result = CliRunner().invoke(app, ["info", str(folder)])
+    assert result.exit_code == 0, result.output
+    appa = Appa.from_published(folder)
+    for module in (appa.autoencoder, appa.denoiser.network):
+        assert f"{sum(p.numel() for p in module.parameters()):,} parameters" in result.output
+
+
 def test_a_conversion_that_fails_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     (folder / LAP / "model_best.pth").write_bytes(b"broken")
     result = CliRunner().invoke(app, ["convert", str(folder), "-o", str(tmp_path / "model")])
