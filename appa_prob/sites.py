@@ -20,7 +20,7 @@ from appa_prob.samplers import CopiedDenoiser, Denoiser, Tempered
 from .diffusion_prior import DiffusionPrior
 from .information import Part, dependent, split, standardise
 
-__all__ = ["Field", "Hold", "Observed", "read_sites"]
+__all__ = ["Field", "Hold", "Observed", "read_parameters", "read_sites"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +137,35 @@ def read_sites(trace: Any, held: Mapping[str, Tensor]) -> tuple[list[Field], lis
             "got none; pass obs=... to a site, or condition the program by pyro.condition"
         )
     return fields, observed
+
+
+def read_parameters(trace: Any) -> dict[str, Tensor]:
+    r"""The values of the latent sites that are not fields.
+
+    Arguments:
+        trace: A trace of the program.
+
+    Raises:
+        ValueError: If there is none, or if one is discrete.
+    """
+    found = {}
+    for name, node in trace.nodes.items():
+        if (
+            node["type"] != "sample"
+            or node["is_observed"]
+            or site_is_subsample(node)
+            or _prior(node["fn"]) is not None
+        ):
+            continue
+        if getattr(node["fn"].support, "is_discrete", False):
+            _refuse_latent(name, node)
+        found[name] = node["value"].detach()
+    if not found:
+        raise ValueError(
+            "expected a program with latent sites beside its DiffusionPrior, got none; "
+            "appa_prob.conditioning.condition samples fields alone"
+        )
+    return found
 
 
 def read_dependence(name: str, node: Mapping[str, Any], sources: list[Tensor]) -> Observed:

@@ -1,0 +1,264 @@
+r"""Unknown parameters beside the fields of a program: Gibbs sampling and Monte Carlo EM.
+
+Sites that are not diffusion priors, such as the scale of errors, the bias of an instrument or a
+physical constant, are parameters :math:`\theta`. Given them, fields are sampled by guidance; given
+fields, parameters are what Pyro samples or optimises,
+
+.. math:: x \sim p(x \mid \theta, y) \qquad \theta \sim p(\theta \mid x, y)
+    \propto p(\theta) \, p(y \mid x, \theta)
+
+in turns for their joint posterior; for the mode of :math:`p(\theta \mid y)`, the second is a step
+of ascent of :math:`\log p(\theta) + \log p(y \mid x, \theta)`. Densities of fields are never
+computed: they cancel as long as the parameters are not those of a diffusion prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import NUTS, SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoDelta, init_to_median, init_to_value
+from torch import Tensor
+from tqdm import trange
+
+from appa_prob.samplers import Denoiser, Integrator, Likelihood
+
+from .conditioning import sample_program
+from .program import Program
+from .sites import Hold, read_parameters
+
+__all__ = ["gibbs", "monte_carlo_em"]
+
+Guide = Callable[[Denoiser, Likelihood], Denoiser]
+
+
+def gibbs(
+    model: Callable[..., Any],
+    *args: Any,
+    num_samples: int = 256,
+    warmup_steps: int = 64,
+    num_chains: int = 1,
+    group_by_chain: bool = False,
+    transitions: int = 1,
+    kernel: Callable[..., Any] = NUTS,
+    guidance: Guide | None = None,
+    integrator: Integrator | None = None,
+    progress: bool = False,
+    **kwargs: Any,
+) -> dict[str, Tensor]:
+    r"""Samples fields and parameters of a program, :math:`p(x, \theta \mid y)`.
+
+    A chain starts from parameters drawn from their prior. Samples are as exact as guidance is
+    (see :func:`~appa_prob.conditioning.condition`), once chains have forgotten where they
+    started, of which ``pyro.infer.mcmc.util.summary`` tells: it computes
+    :math:`\hat{R}` and effective sample sizes of samples that are grouped by chain. The source of
+    random numbers is torch's, which ``pyro.set_rng_seed`` seeds.
+
+    References:
+        | Stochastic Relaxation, Gibbs Distributions, and the Bayesian Restoration of Images
+        (Geman and Geman, 1984) | https://doi.org/10.1109/TPAMI.1984.4767596
+
+    Arguments:
+        model: The program, with one or more sites of :class:`DiffusionPrior`, other continuous
+            latent sites, and observed ones.
+        args: Its arguments.
+        num_samples: The number of samples of each chain.
+        warmup_steps: The number of turns before them, in which the kernel adapts.
+        num_chains: The number of chains, run one after another.
+        group_by_chain: Whether samples have an axis for chains.
+        transitions: The number of transitions of the kernel in a turn; more are worth their time
+            where parameters move slowly and fields are expensive.
+        kernel: What makes the kernel of Pyro that moves parameters, called on a program and
+            `init_strategy`, as NUTS or ``partial(HMC, num_steps=4)``.
+        guidance: As of :func:`condition`.
+        integrator: The integrator, by default that of the first field.
+        progress: Whether to show a progress bar.
+        kwargs: Arguments of the program by name.
+
+    Returns:
+        The samples by the names of sites, as of ``MCMC.get_samples()``, with shapes
+        :math:`(chains \, n, *)`, or :math:`(chains, n, *)` if grouped.
+
+    Raises:
+        ValueError: If a number is not positive, if there is no parameter, or if the program is
+            none of those, naming the site.
+
+    Example:
+        A field on two points and the bias of the instrument that sees it.
+
+        >>> import pyro.distributions as dist
+        >>> from appa_prob.diffusion_prior import DiffusionPrior
+        >>> from appa_prob.operators import Isotropic
+        >>> from appa_prob.samplers import DPMSolver, GaussianDenoiser, VESchedule
+        >>> denoiser = GaussianDenoiser(torch.zeros(2), Isotropic(1.0, 2), VESchedule())
+        >>> prior = DiffusionPrior(denoiser, DPMSolver(8))
+        >>> def model(y):
+        ...     bias = pyro.sample("bias", dist.Normal(0.0, 1.0))
+        ...     x = pyro.sample("x", prior)
+        ...     pyro.sample("y", dist.Normal(x + bias, 0.1).to_event(1), obs=y)
+        >>> samples = gibbs(model, torch.ones(2), num_samples=4, warmup_steps=4)
+        >>> samples["x"].shape, samples["bias"].shape
+        (torch.Size([4, 2]), torch.Size([4]))
+    """
+    for name, n in (
+        ("samples", num_samples),
+        ("chains", num_chains),
+        ("transitions", transitions),
+    ):
+        if n < 1:
+            raise ValueError(f"expected at least one of {name}, got {n}")
+    chains = []
+    for _ in range(num_chains):
+        chain = _Chain(_Given(model, args, kwargs), args, kwargs, kernel, warmup_steps)
+        turns = trange(warmup_steps + num_samples, disable=not progress, desc="sampling")
+        states = [chain.turn(transitions, guidance, integrator) for _ in turns][warmup_steps:]
+        chains.append({name: torch.stack([s[name] for s in states]) for name in states[0]})
+    grouped = {name: torch.stack([chain[name] for chain in chains]) for name in chains[0]}
+    return grouped if group_by_chain else {k: v.flatten(0, 1) for k, v in grouped.items()}
+
+
+def monte_carlo_em(
+    model: Callable[..., Any],
+    *args: Any,
+    num_steps: int = 200,
+    num_samples: int = 4,
+    optimiser: Any = None,
+    guidance: Guide | None = None,
+    integrator: Integrator | None = None,
+    progress: bool = False,
+    **kwargs: Any,
+) -> dict[str, Tensor]:
+    r"""The mode of the parameters of a program with fields integrated out,
+    :math:`\arg \max_\theta p(\theta \mid y)`.
+
+    By stochastic ascent, since fields drawn given the parameters give the gradient,
+
+    .. math:: \nabla_\theta \log p(\theta \mid y) = \mathbb{E}_{x \mid \theta, y}
+        \left[ \nabla_\theta \log p(\theta) \, p(y \mid x, \theta) \right]
+
+    What is left of the noise in the end is of the size of the last steps of the optimiser.
+
+    References:
+        | A Monte Carlo Implementation of the EM Algorithm and the Poor Man's Data Augmentation
+        Algorithms (Wei and Tanner, 1990) | https://doi.org/10.1080/01621459.1990.10474930
+
+    Arguments:
+        model: The program, as of :func:`gibbs`.
+        args: Its arguments.
+        num_steps: The number of times that fields are drawn.
+        num_samples: The number of fields that are drawn at a time, with a step of SVI for each.
+        optimiser: The optimiser of Pyro; by default Adam with steps that fall from .1 to .001.
+        guidance: As of :func:`condition`.
+        integrator: The integrator, by default that of the first field.
+        progress: Whether to show a progress bar.
+        kwargs: Arguments of the program by name.
+
+    Returns:
+        The parameters by the names of sites.
+
+    Raises:
+        ValueError: As :func:`gibbs`.
+
+    Example:
+        The offset of an instrument that saw two points.
+
+        >>> import pyro.distributions as dist
+        >>> from appa_prob.diffusion_prior import DiffusionPrior
+        >>> from appa_prob.operators import Isotropic
+        >>> from appa_prob.samplers import DPMSolver, GaussianDenoiser, VESchedule
+        >>> denoiser = GaussianDenoiser(torch.zeros(2), Isotropic(1.0, 2), VESchedule())
+        >>> prior = DiffusionPrior(denoiser, DPMSolver(8))
+        >>> def model(y):
+        ...     offset = pyro.sample("offset", dist.Normal(0.0, 1.0))
+        ...     x = pyro.sample("x", prior)
+        ...     pyro.sample("y", dist.Normal(x + offset, 1.0).to_event(1), obs=y)
+        >>> found = monte_carlo_em(model, torch.tensor([1.0, 1.0]), num_steps=25)
+        >>> bool((found["offset"] - 0.5).abs() < 0.2)
+        True
+    """
+    if num_steps < 1 or num_samples < 1:
+        raise ValueError(f"expected steps and samples, got {num_steps} and {num_samples}")
+    if optimiser is None:
+        fall = 0.01 ** (1 / (num_steps * num_samples))
+        optimiser = pyro.optim.ClippedAdam({"lr": 0.1, "lrd": fall})
+    given = _Given(model, args, kwargs)
+    with pyro.get_param_store().scope():
+        guide = AutoDelta(given, init_loc_fn=init_to_median)
+        svi = SVI(given, guide, optimiser, Trace_ELBO())
+        given.parameters = _values(guide(*args, **kwargs))
+        for _ in trange(num_steps, disable=not progress, desc="ascent"):
+            x = given.draw(num_samples, guidance, integrator)
+            for one in x:
+                given.fields = given.program.unpack(one)
+                svi.step(*args, **kwargs)
+            given.parameters = _values(guide(*args, **kwargs))
+    return given.parameters
+
+
+class _Given:
+    """The program of the parameters, with fields given and hidden, so that no handler asks for
+    their densities."""
+
+    def __init__(
+        self, model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        self.model = model
+        with poutine.block():
+            trace = poutine.trace(Hold({})(model)).get_trace(*args, **kwargs)
+        self.parameters = read_parameters(trace)
+        self.program = Program(model, args, kwargs, values=self.parameters)
+        self.fields: dict[str, Tensor] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        names = [field.name for field in self.program.fields]
+        with poutine.block(hide=names), Hold(self.fields):
+            return self.model(*args, **kwargs)
+
+    def draw(self, count: int, guidance: Guide | None, integrator: Integrator | None) -> Tensor:
+        """States given the parameters, with shape (count, event)."""
+        self.program = self.program.at(self.parameters)
+        samples = sample_program(self.program, count, guidance=guidance, integrator=integrator)
+        return self.program.pack(
+            {field.name: samples[field.name] for field in self.program.fields}
+        )
+
+
+class _Chain:
+    """A chain of Gibbs sampling."""
+
+    def __init__(
+        self,
+        given: _Given,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        kernel: Callable[..., Any],
+        warmup_steps: int,
+    ) -> None:
+        self.given = given
+        self.kernel = kernel(given, init_strategy=init_to_value(values=given.parameters))
+        self.kernel.setup(warmup_steps, *args, **kwargs)
+        self.z: dict[str, Tensor] = self.kernel.initial_params
+
+    def turn(
+        self, transitions: int, guidance: Guide | None, integrator: Integrator | None
+    ) -> dict[str, Tensor]:
+        """Fields given parameters, then parameters given fields."""
+        given = self.given
+        x = given.draw(1, guidance, integrator)
+        given.fields = given.program.unpack(x[0])
+        self.kernel.clear_cache()  # the density of parameters has changed with the fields
+        for _ in range(transitions):
+            self.z = self.kernel.sample(self.z)
+        given.parameters = {
+            name: self.kernel.transforms[name].inv(z) for name, z in self.z.items()
+        }
+        found = given.program.at(given.parameters).samples(x)
+        return {**{name: value[0] for name, value in found.items()}, **given.parameters}
+
+
+def _values(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in found.items()}
