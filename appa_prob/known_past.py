@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from appa_prob.operators import GMRES, Slice
-from appa_prob.samplers import MMPS, Denoiser, GaussianLikelihood
+from appa_prob.operators import GMRES, InnovationCovariance, Isotropic, Operator, Slice
+from appa_prob.samplers import MMPS, Denoiser, Gaussian, GaussianLikelihood
 
 from .trajectory_prior import TrajectoryCovariance
 
@@ -110,17 +110,51 @@ class KnownPast(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
         mean: Tensor = self.denoiser(x_t, t, **context)
-        count, basis = self.past.shape[-4], self.covariance.basis
-        residual = self.past - mean[..., :count, :, :, :]
-        waves = basis.modes(residual.reshape(-1, *residual.shape[-4:])).unsqueeze(-2)
-        waves = (waves @ self._gain(t, count).mT).squeeze(-2)
-        update = basis.fields(waves).reshape(*residual.shape[:-4], *self.covariance.in_shape)
-        beyond = mean.shape[-4] - update.shape[-4]
-        return mean + torch.nn.functional.pad(update, (0, 0, 0, 0, 0, 0, 0, beyond))
+        return self._correct(mean, t)
 
-    def _gain(self, t: Tensor, count: int) -> Tensor:
+    def posterior(self, x_t: Tensor, t: Tensor) -> Gaussian:
+        r"""The Gaussian of mean :math:`\mathbb{E}[z \mid z_t, z_{1:K}]`, with what is left of the
+        covariance :math:`V` of the denoiser,
+
+        .. math:: V' = (I - G H) \, V \, (I - G H)^T + \rho^2 I
+
+        where :math:`G` is the gain and :math:`H` takes the first states. This form of Joseph stays
+        positive semi-definite, though the gain is not that of :math:`V`.
+
+        Arguments:
+            x_t: The noisy states, with shape :math:`(*, L, c, h, w)`.
+            t: The time, with shape :math:`()`.
+        """
+        free = self.denoiser.posterior(x_t, t)
+        left = _Left(self, t)
+        noise = Isotropic(torch.as_tensor(self.error**2).to(x_t), self.event_shape)
+        covariance = InnovationCovariance(left, free.covariance, noise)
+        return Gaussian(self._correct(free.mean, t), covariance)
+
+    def _correct(self, mean: Tensor, t: Tensor) -> Tensor:
+        residual = self.past - mean[..., : self.past.shape[-4], :, :, :]
+        return mean + self.spread(residual, self._gain(t))
+
+    def spread(self, residual: Tensor, gain: Tensor) -> Tensor:
+        r"""The product with the gain, from the first states to all, or with its adjoint.
+
+        Arguments:
+            residual: Fields, with shape :math:`(*, K, c, h, w)`.
+            gain: The matrices of all modes.
+        """
+        basis, batch = self.covariance.basis, residual.shape[:-4]
+        if residual.numel() == 0:  # which Fourier transforms refuse
+            return residual.new_zeros(*batch, *self.event_shape)
+        waves = basis.modes(residual.reshape(-1, *residual.shape[-4:])).unsqueeze(-2)
+        update = basis.fields((waves @ gain.mT).squeeze(-2))
+        update = update.reshape(*batch, *update.shape[1:])
+        beyond = self.event_shape[0] - update.shape[-4]
+        return torch.nn.functional.pad(update, (0, 0, 0, 0, 0, 0, 0, beyond))
+
+    def _gain(self, t: Tensor) -> Tensor:
         """The matrices V_WK (V_KK + rho^2)^-1 of all modes for each time, with shape
         (w / 2 + 1, n, B or 1, W, K)."""
+        count = self.past.shape[-4]
         alpha, sigma = (scale.reshape(-1, 1, 1, 1) for scale in self.schedule(t))
         # Coefficients hold the real parts of all wavenumbers first; the imaginary ones vary alike.
         prior = self.covariance.eigenvalues[: len(self.covariance.basis.time)]
@@ -135,3 +169,18 @@ class KnownPast(Denoiser):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.covariance = self.covariance.to(fn(self.past))
         return self
+
+
+class _Left(Operator):
+    """What is left of a trajectory once its first states are known, I - G H."""
+
+    def __init__(self, known: KnownPast, t: Tensor) -> None:
+        super().__init__(known.event_shape, known.event_shape)
+        self.known, self.gain = known, known._gain(t)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - self.known.spread(x[..., : self.known.past.shape[-4], :, :, :], self.gain)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        window = self.known.covariance.in_shape[0]
+        return y - self.known.spread(y[..., :window, :, :, :], self.gain.conj().mT)

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from appa_prob.appa import Appa
 from appa_prob.known_past import KnownPast, know_past
-from appa_prob.operators import Isotropic
+from appa_prob.operators import CG, Isotropic, Slice
 from appa_prob.reanalysis import SamplerConfig
 from appa_prob.samplers import (
     MMPS,
     DPMSolverSDE,
     GaussianDenoiser,
+    GaussianLikelihood,
     VESchedule,
     WindowedDenoiser,
     ratio_times,
@@ -125,6 +126,29 @@ def test_models_without_a_prior_of_trajectories_are_guided(prior: TrajectoryCova
         found.append(know_past(appa, long, past, 0.3, sampler))
     assert isinstance(found[0], KnownPast) and isinstance(found[1], MMPS)
     torch.testing.assert_close(found[1](x_t, t), found[0](x_t, t), rtol=0, atol=5e-3)
+
+
+def test_further_observations_are_exact_for_a_gaussian_prior(prior: TrajectoryCovariance) -> None:
+    past, t = torch.randn(2, KNOWN, *STATE).double(), torch.tensor(0.5).double()
+    x_t, error = torch.randn(2, WINDOW, *STATE).double(), 0.02
+    seen = Slice(WINDOW_SHAPE, (3, 0, 0, 0), (5, 1, 1, 2))
+    y = torch.randn(2, *seen.out_shape).double()
+    known = KnownPast(denoiser(prior), past, prior, error)
+    found = MMPS(known, GaussianLikelihood(seen, y, 0.1), CG(rtol=1e-8))(x_t, t)
+    V, H = prior.to_dense(), torch.eye(WINDOW * SIZE).double()
+    A = torch.cat((H, H[: KNOWN * SIZE], seen.to_dense()))
+    sigma = SCHEDULE.sigma(t)
+    variances = (sigma.square().item(), error**2, 0.1)
+    counts = (len(H), KNOWN * SIZE, y[0].numel())
+    noise = torch.cat([torch.full((n,), v) for n, v in zip(counts, variances, strict=True)])
+    for i in range(2):
+        values = torch.cat((x_t[i].flatten(), past[i].flatten(), y[i].flatten()))
+        S = A @ V @ A.mT + torch.diag(noise.double())
+        expected = V @ A.mT @ torch.linalg.solve(S, values)
+        torch.testing.assert_close(found[i].flatten(), expected, rtol=0, atol=5e-3)
+    left = known.posterior(x_t, t).covariance.to_dense()
+    torch.testing.assert_close(left, left.mT)
+    assert torch.linalg.eigvalsh(left).min() > 0
 
 
 def test_another_past_moves_the_block(prior: TrajectoryCovariance) -> None:
