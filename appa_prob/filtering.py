@@ -2,9 +2,10 @@ r"""Filtering: the present state given all observations so far, updated by each 
 
 .. math:: x_l \sim p(x_l \mid y_{1:l})
 
-Each cycle assimilates a window that ends at the present. What was observed before that window
-comes in by its first states, which each member knows from the cycle that ended with them: they
-were drawn given the observations until then, and none is used twice.
+Each cycle assimilates a window that ends at the present. What was observed before that window can
+come in by its first states: the mean of the cycle that ended with them counts as an observation,
+with the spread of its members as its error. It was drawn given the observations until then, and
+those of the other states of the window are new to it, so that none is used twice.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import torch
 import xarray as xr
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from .appa import Appa
@@ -44,9 +45,8 @@ class FilterConfig(BaseModel):
         cycles: The number of cycles; each gives one estimate, at the end of its window.
         every: The number of states between two cycles, that is, of a new batch of observations.
         states: The number of states of a window; by default those of a window of the denoiser.
-        overlap: The number of states of a window that are known from an earlier cycle; 0 for
-            none: each cycle then forgets what was observed before its window.
-        error: The standard deviation of the errors of known latents, which have unit variance.
+        overlap: The number of states of a window that an earlier cycle tells of; 0 for none: each
+            cycle then forgets what was observed before its window.
         members: The number of members of the ensemble.
         networks: The observing networks, as :mod:`appa_prob.declaration` describes them.
         missing: Whether observations that are not finite are refused, or masked out.
@@ -62,7 +62,6 @@ class FilterConfig(BaseModel):
     every: PositiveInt = 1
     states: PositiveInt | None = None
     overlap: NonNegativeInt = 0
-    error: PositiveFloat = 0.02
     members: Annotated[int, Field(ge=2)] = 16
     networks: Networks
     missing: Missing = "refuse"
@@ -148,14 +147,13 @@ def filter_cycles(
         start = cycle * config.every
         window, now = times[start : start + states], times[start + states - 1 : start + states]
         generators = member_generators(seed, cycle, config.members, appa.error.device)
+        past, error = None, 1.0
+        seen = observations.within(start, start + states)
+        if config.overlap and len(kept) == lag:
+            past, error = _background(kept[0])
+            seen = seen.select(seen.time >= config.overlap)
         z = assimilate(
-            appa,
-            observations.within(start, start + states),
-            window,
-            generators,
-            sampler=config.sampler,
-            past=kept[0] if config.overlap and len(kept) == lag else None,
-            error=config.error,
+            appa, seen, window, generators, sampler=config.sampler, past=past, error=error
         )
         present = observations.within(start + states - 1, start + states)
         estimates = [
@@ -165,6 +163,12 @@ def filter_cycles(
         if config.overlap:
             kept = [*kept, z[:, -config.overlap :]][-lag:]
         yield Part(torch.stack(estimates), {"past": torch.stack(kept)} if kept else {})
+
+
+def _background(z: Tensor) -> tuple[Tensor, float]:
+    """The mean of an ensemble, for each of its members, and the deviation of its error."""
+    spread = z.var(0).mean() * (1 + 1 / len(z))
+    return z.mean(0, keepdim=True).expand_as(z), float(spread.sqrt())
 
 
 def check_overlap(appa: Appa, states: int, overlap: int, every: int) -> None:
