@@ -182,7 +182,7 @@ def ours(steps: int, runs: int, particles: int, m: int) -> Iterator[Row]:
         return sampler.particles(p.prior, noise, generator=generator).sample(1000, generator)
 
     share = runs * particles / 1000
-    yield f"TDS, {runs} x {particles} particles", share * steps * (2 + m), twisted
+    yield f"TDS, {runs} x {particles} particles", share * steps * (1 + m), twisted
     methods: dict[str, tuple[int, Callable[[Problem], Guidance]]] = {
         "MMPS, solved": (1 + m, lambda p: MMPS(p.prior, p.likelihood, solver(m))),
         "MMPS, 1 iteration": (2, lambda p: MMPS(p.prior, p.likelihood, solver(1))),
