@@ -60,7 +60,10 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from appa_prob.operators import GMRES, Dense, Isotropic
 from appa_prob.samplers import (
+    DAPS,
+    DDNM,
     DDPM,
+    DDRM,
     DPS,
     JFPS,
     MMPS,
@@ -70,8 +73,10 @@ from appa_prob.samplers import (
     DiffPIR,
     GaussianLikelihood,
     Guidance,
+    Integrator,
     MixtureDenoiser,
     PiGDM,
+    RePaint,
     VESchedule,
     VPSchedule,
 )
@@ -172,6 +177,14 @@ def ours(steps: int, runs: int, particles: int, m: int) -> Iterator[Row]:
 
         return sample
 
+    def alone(make_sampler: Callable[[Problem], Integrator]) -> Callable[..., Tensor]:
+        def sample(p: Problem, generator: torch.Generator) -> Tensor:
+            sampler = make_sampler(p)
+            noise = sampler.noise(p.prior, (1000,), generator=generator, dtype=torch.float64)
+            return sampler(p.prior, noise, generator=generator)
+
+        return sample
+
     def solver(k: int) -> GMRES:
         return GMRES(rtol=1e-10, max_iterations=k, on_failure="ignore")
 
@@ -196,8 +209,16 @@ def ours(steps: int, runs: int, particles: int, m: int) -> Iterator[Row]:
         ),
         "DiffPIR": (1, lambda p: DiffPIR(p.prior, p.likelihood)),
     }
+    methods["DDNM"] = 1, lambda p: DDNM(p.prior, p.likelihood)
     for name, (calls, method) in methods.items():
         yield name, calls * steps, guided(method)
+    samplers: dict[str, tuple[float, Callable[[Problem], Integrator]]] = {
+        "DAPS": (1, lambda p: DAPS(steps, likelihood=p.likelihood)),
+        "DDRM, 20 steps": (20 / steps, lambda p: DDRM(20, likelihood=p.likelihood)),
+        "RePaint, 3 rewinds": (4, lambda p: RePaint(steps, likelihood=p.likelihood, rewinds=3)),
+    }
+    for name, (share, sampler) in samplers.items():
+        yield name, share * steps, alone(sampler)
     yield "DPS as published", 2 * 99, published_dps
 
 

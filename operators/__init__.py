@@ -56,6 +56,7 @@ from .pad import Pad
 from .pivoted import PivotedCholesky
 from .power import Power
 from .preconditioner import Preconditioner
+from .probing import estimate_diagonal, root_product
 from .pseudo_inverse import PseudoInverse
 from .rays import LineIntegrals, Radon
 from .registry import build, register
@@ -148,7 +149,9 @@ __all__ = [
     "WeightedGather",
     "Zero",
     "build",
+    "estimate_diagonal",
     "gaspari_cohn",
     "register",
+    "root_product",
     "unit_vectors",
 ]

@@ -21,7 +21,11 @@ from .adams_bashforth import AdamsBashforth
 from .adaptive_ode import AdaptiveODE
 from .azula_denoiser import AzulaDenoiser
 from .classifier_free import ClassifierFree, leave_out
+from .daps import DAPS
 from .ddim import DDIM, DDPM
+from .ddnm import DDNM
+from .ddrm import DDRM
+from .defaults import Samples, sample
 from .denoiser import Denoiser
 from .diffpir import DiffPIR
 from .diffusers_denoiser import diffusers_denoiser
@@ -64,6 +68,7 @@ from .preconditioned import PreconditionedDenoiser
 from .predictor_corrector import PredictorCorrector
 from .product import Product, Tempered
 from .rational_schedule import RationalSchedule
+from .repaint import RePaint
 from .rewind import RewindDDIM
 from .schedule import RectifiedSchedule, Schedule, VESchedule, VPSchedule
 from .sda import SDA
@@ -78,8 +83,11 @@ from .weighting import EDMWeight, MinSNRWeight, SNRWeight
 from .windowed import WindowedDenoiser
 
 __all__ = [
+    "DAPS",
     "DDIM",
+    "DDNM",
     "DDPM",
+    "DDRM",
     "DPS",
     "JFPS",
     "MMPS",
@@ -132,9 +140,11 @@ __all__ = [
     "PredictorCorrector",
     "Product",
     "RationalSchedule",
+    "RePaint",
     "RectifiedSchedule",
     "RewindDDIM",
     "SNRWeight",
+    "Samples",
     "Schedule",
     "ScorePrediction",
     "State",
@@ -153,4 +163,5 @@ __all__ = [
     "karras_times",
     "leave_out",
     "ratio_times",
+    "sample",
 ]

@@ -16,9 +16,11 @@ from appa_prob.operators import (
     Operator,
     Solution,
     Solver,
+    estimate_diagonal,
+    root_product,
 )
-from appa_prob.operators.dense import LIMIT, draw
-from appa_prob.operators.shapes import broadcast, flatten, over
+from appa_prob.operators.dense import LIMIT, draw, white
+from appa_prob.operators.shapes import broadcast, flatten, over, unflatten
 
 from .likelihood import Likelihood
 from .log_density import log_density
@@ -159,19 +161,50 @@ class Gaussian:
         """
         return log_density(x - self.mean, self.covariance)
 
+    def variance(
+        self, probes: int | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        r"""The variance of each element, exact or estimated.
+
+        Arguments:
+            probes: The number of random vectors of :func:`~appa_prob.operators.estimate_diagonal`,
+                which needs no dense matrix; by default the diagonal of the covariance is computed.
+            generator: A source of random numbers.
+
+        Returns:
+            The variances, with shape :math:`(*, event)`; estimated ones may be negative.
+
+        Raises:
+            ValueError: If there are no probes, and the covariance is too large for its diagonal.
+        """
+        if probes is None:
+            return unflatten(self.covariance.diagonal(), self.covariance.in_shape)
+        return estimate_diagonal(self.covariance, probes, generator)[0]
+
     def sample(
-        self, shape: Sequence[int] = (), generator: torch.Generator | None = None
+        self,
+        shape: Sequence[int] = (),
+        generator: torch.Generator | None = None,
+        *,
+        iterations: int | None = None,
     ) -> Tensor:
         r"""Draws from the Gaussian.
 
         Arguments:
             shape: The shape :math:`S` of the sample.
             generator: A source of random numbers.
+            iterations: The number of products of :func:`~appa_prob.operators.root_product`, for
+                covariances that are large and known by their products only, as those of networks;
+                by default their structure, or a dense factorisation, is used.
 
         Returns:
             A sample, with shape :math:`(S, *, event)`.
         """
-        return self.mean + self.covariance.sample(shape, generator)
+        if iterations is None:
+            return self.mean + self.covariance.sample(shape, generator)
+        V = self.covariance
+        noise = white(V, shape, V.in_shape, generator)
+        return self.mean + root_product(V, noise, iterations)
 
 
 class ConditionalCovariance(Operator):
@@ -238,7 +271,7 @@ class ConditionalCovariance(Operator):
             raise ValueError(
                 f"the diagonal of {self!r} needs a dense factorisation of its "
                 f"{self.S.shape[-1]} rows, and {limit} is the limit; condition with "
-                "Cholesky(limit=...), or estimate it from samples"
+                "Cholesky(limit=...), or estimate it by Gaussian.variance(probes=...)"
             )
         factor, info = self.exact.factor
         if bool(info.any()):

@@ -57,6 +57,11 @@ class LatentLikelihood:
         r"""The shape of a latent."""
         return self.decoder.in_shape
 
+    @property
+    def linear(self) -> bool:
+        r"""Whether the decoder is an operator, and the likelihood linear."""
+        return isinstance(self.decoder, Operator) and getattr(self.likelihood, "linear", False)
+
     def log_prob(self, x: Tensor) -> Tensor:
         r"""Computes :math:`\log p(y \mid D(z))`.
 

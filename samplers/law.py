@@ -3,7 +3,9 @@ r"""The exact law of a sampler whose every part is affine."""
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
+
+from appa_prob.operators.stack import cut
 
 from .denoiser import Denoiser
 from .integrator import Draw, Integrator
@@ -52,16 +54,16 @@ def affine_law(
         (True, True)
     """
     size = denoiser.event_shape.numel()
-    count = _draws(integrator, denoiser, dtype)
-    units = size * (1 + count)
+    shapes = [denoiser.event_shape, *_draws(integrator, denoiser, dtype)]
+    units = sum(shape.numel() for shape in shapes)
     probe = torch.randn(units, generator=torch.Generator().manual_seed(0), dtype=dtype)
     noises = torch.cat((torch.zeros(1, units).to(dtype), torch.eye(units).to(dtype), probe[None]))
-    streams = noises.reshape(-1, 1 + count, *denoiser.event_shape)
+    streams = cut(noises, shapes)
     if start is None:
         alpha, sigma = denoiser.schedule(torch.tensor(integrator.times[0], dtype=torch.float64))
-        start = streams.new_zeros(size), torch.eye(size).to(streams) * (alpha**2 + sigma**2)
-    first = start[0] + streams[:, 0].flatten(1) @ torch.linalg.cholesky(start[1]).mT
-    streams[:, 0] = first.reshape(-1, *denoiser.event_shape)
+        start = noises.new_zeros(size), torch.eye(size).to(noises) * (alpha**2 + sigma**2)
+    first = start[0] + streams[0].flatten(1) @ torch.linalg.cholesky(start[1]).mT
+    streams[0] = first.reshape(-1, *denoiser.event_shape)
     x_0 = _run(integrator, denoiser, streams).flatten(1)
     mean, columns = x_0[0], x_0[1:-1] - x_0[0]
     gap = (mean + probe @ columns - x_0[-1]).abs().max()
@@ -97,22 +99,22 @@ def diffused(
     return alpha * mean, alpha.square() * covariance + noise
 
 
-def _run(integrator: Integrator, denoiser: Denoiser, streams: Tensor) -> Tensor:
-    first, *others = streams.unbind(1)
+def _run(integrator: Integrator, denoiser: Denoiser, streams: list[Tensor]) -> Tensor:
+    first, *others = streams
     remaining = iter(others)
     return _last(integrator, denoiser, first, lambda x: next(remaining))
 
 
-def _draws(integrator: Integrator, denoiser: Denoiser, dtype: torch.dtype) -> int:
-    count = 0
+def _draws(integrator: Integrator, denoiser: Denoiser, dtype: torch.dtype) -> list[Size]:
+    """The shapes of the noises of the steps."""
+    shapes = []
 
     def draw(x: Tensor) -> Tensor:
-        nonlocal count
-        count += 1
+        shapes.append(x.shape)
         return torch.zeros_like(x)
 
     _last(integrator, denoiser, torch.zeros(denoiser.event_shape, dtype=dtype), draw)
-    return count
+    return shapes
 
 
 def _last(integrator: Integrator, denoiser: Denoiser, x_t: Tensor, draw: Draw) -> Tensor:

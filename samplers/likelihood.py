@@ -95,6 +95,11 @@ class GaussianLikelihood:
         r"""The shape of a state."""
         return self.map.in_shape
 
+    @property
+    def linear(self) -> bool:
+        r"""Whether the map is an operator, so that :meth:`linearize` is exact anywhere."""
+        return isinstance(self.map, Operator)
+
     def log_prob(self, x: Tensor) -> Tensor:
         r"""Computes :math:`\log \mathcal{N}(y \mid h(x), R)`.
 

@@ -1,0 +1,239 @@
+r"""Posterior sampling with nothing but a prior and a likelihood: what is chosen, and why.
+
+=====================================================  ==========================================
+the prior and the likelihood                           what is done
+=====================================================  ==========================================
+a Gaussian or a mixture; linear, Gaussian errors       the posterior itself, without diffusion
+8 dimensions or fewer, one observation                 twisted SMC, 1,024 particles in 64 steps
+any other; linear, Gaussian errors                     MMPS and DPM-Solver++, 16 steps
+any other                                              MMPS and DPM-Solver++, 32 steps
+=====================================================  ==========================================
+
+Systems of MMPS get 3 iterations, so that a sample takes 64 or 128 evaluations of the denoiser and
+products with its Jacobian.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Size, Tensor
+
+from appa_prob.operators import CG, GMRES, Cholesky
+from appa_prob.operators.dense import LIMIT
+
+from .denoiser import Denoiser
+from .dpm_solver import DPMSolver
+from .gaussian import Gaussian
+from .gaussian_denoiser import GaussianDenoiser
+from .guidance import Conditioning
+from .integrator import Integrator
+from .likelihood import Likelihood
+from .mixture_denoiser import MixtureDenoiser
+from .mmps import MMPS
+from .sda import SDA
+from .tds import TDS
+from .times import ratio_times
+
+__all__ = ["Samples", "sample"]
+
+TINY = 8
+PARTICLES = 1024
+LOGGER = logging.getLogger(__name__)
+
+Draws = Callable[[int, torch.Generator | None], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    r"""Samples from a posterior, with what was chosen to draw them.
+
+    Arguments:
+        x: The samples, with shape :math:`(N, *, event)`.
+        method: The method, as code.
+        reason: Why it was chosen.
+        calls: The evaluations of the denoiser, and products with its Jacobian, that a sample took
+            at most; 0 where there was no diffusion.
+        integrator: The integrator, if there was one.
+        guided: The guided denoiser, if there was one, from which more samples can be drawn.
+    """
+
+    x: Tensor
+    method: str
+    reason: str
+    calls: int
+    integrator: Integrator | None = None
+    guided: Denoiser | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Samples({len(self.x)} of shape {tuple(self.x.shape[1:])} by {self.method}, "
+            f"{self.calls} calls each: {self.reason})"
+        )
+
+
+def sample(
+    prior: Denoiser,
+    likelihood: Likelihood,
+    count: int = 16,
+    *,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> Samples:
+    r"""Draws from the posterior :math:`p(x \mid y) \propto p(x) \, p(y \mid x)`, by a method,
+    integrator and number of steps chosen from what the prior and the likelihood are.
+
+    The choice is in the result, and is logged.
+
+    Arguments:
+        prior: The denoiser of the prior.
+        likelihood: The likelihood :math:`p(y \mid x)`, of one observation or of a batch of them.
+        count: The number :math:`N` of samples, for each observation.
+        generator: A source of random numbers.
+        progress: Whether to show a progress bar, where there are steps.
+
+    Raises:
+        TypeError: If the prior is no denoiser, or the likelihood is none.
+        ValueError: If the likelihood is not one of the denoiser's states, or the count is not
+            positive.
+
+    Example:
+        >>> from appa_prob.operators import Isotropic, Mask
+        >>> from appa_prob.samplers import GaussianLikelihood, VESchedule
+        >>> prior = GaussianDenoiser(torch.zeros(2), Isotropic(1.0, 2), VESchedule())
+        >>> y = GaussianLikelihood(Mask(torch.tensor([True, False])), torch.tensor([1.0]), 0.5)
+        >>> sample(prior, y, 100)  # doctest: +NORMALIZE_WHITESPACE
+        Samples(100 of shape (2,) by Gaussian.condition, 0 calls each: the prior is a Gaussian and
+        the observation linear with Gaussian errors, so that the posterior is known)
+    """
+    _check(prior, likelihood, count)
+    linear = bool(getattr(likelihood, "linear", False))
+    event, observed = likelihood.in_shape, _observed(prior, likelihood)
+    batch = likelihood.y.shape[: likelihood.y.ndim - len(observed)]
+    if linear and isinstance(prior, GaussianDenoiser):
+        found = _gaussian(prior, likelihood, count, batch, observed, generator)
+    elif linear and isinstance(prior, MixtureDenoiser) and not batch and observed.numel() <= LIMIT:
+        found = _mixture(prior, likelihood, count, generator)
+    elif event.numel() <= TINY and not batch and observed.numel() <= LIMIT:
+        found = _particles(prior, likelihood, count, generator)
+    else:
+        found = _guided(prior, likelihood, linear, (count, *batch), generator, progress)
+    LOGGER.info("%r", found)
+    return found
+
+
+def _check(prior: Denoiser, likelihood: Likelihood, count: int) -> None:
+    if not isinstance(prior, Denoiser):
+        raise TypeError(
+            f"expected a Denoiser as the prior, got {type(prior).__name__}; a network becomes one "
+            "by CleanPrediction, NoisePrediction, VPrediction, FlowPrediction or ScorePrediction, "
+            "a Gaussian by GaussianDenoiser"
+        )
+    missing = [
+        name
+        for name in ("y", "in_shape", "log_prob", "linearize")
+        if not hasattr(likelihood, name)
+    ]
+    if missing:
+        raise TypeError(
+            f"expected a likelihood, got {type(likelihood).__name__} without {missing}; an "
+            "observation y of a map with Gaussian errors is GaussianLikelihood(map, y, covariance)"
+        )
+    if likelihood.in_shape != prior.event_shape:
+        raise ValueError(
+            f"expected a likelihood of states of shape {tuple(prior.event_shape)}, those of the "
+            f"prior, got one of shape {tuple(likelihood.in_shape)}"
+        )
+    if count < 1:
+        raise ValueError(f"expected a count >= 1, got {count}")
+
+
+def _observed(prior: Denoiser, likelihood: Likelihood) -> Size:
+    """The shape of one observation, from the likelihood at the mean of the prior."""
+    y = likelihood.y
+    with torch.no_grad():
+        zero = torch.zeros(prior.event_shape, dtype=y.dtype, device=y.device)
+        return likelihood.linearize(prior(zero, y.new_ones(())))[2].in_shape
+
+
+def _gaussian(
+    prior: GaussianDenoiser,
+    likelihood: Likelihood,
+    count: int,
+    batch: Size,
+    observed: Size,
+    generator: torch.Generator | None,
+) -> Samples:
+    small = observed.numel() <= LIMIT
+    solver = Cholesky() if small else CG(rtol=1e-6, max_iterations=1000)
+    posterior = Gaussian(prior.mean, prior.spectrum).condition(likelihood, solver, bounded=False)
+    x = posterior.mean + posterior.covariance.sample((count, *batch), generator)
+    reason = (
+        "the prior is a Gaussian and the observation linear with Gaussian errors, so that the "
+        "posterior is known"
+    )
+    return Samples(x, "Gaussian.condition", reason, 0)
+
+
+def _mixture(
+    prior: MixtureDenoiser,
+    likelihood: Likelihood,
+    count: int,
+    generator: torch.Generator | None,
+) -> Samples:
+    x = prior.law.condition(likelihood).sample((count,), generator)
+    reason = (
+        "the prior is a mixture of Gaussians and the observation linear with Gaussian errors, so "
+        "that the posterior is known"
+    )
+    return Samples(x, "Mixture.condition", reason, 0)
+
+
+def _particles(
+    prior: Denoiser, likelihood: Likelihood, count: int, generator: torch.Generator | None
+) -> Samples:
+    exact = isinstance(prior, GaussianDenoiser | MixtureDenoiser)
+    twist: Callable[[Denoiser, Likelihood], Conditioning] = MMPS if exact else _isotropic
+    times = ratio_times(prior.schedule, 64)
+    sampler = TDS(times, likelihood=likelihood, guidance=twist)
+    number, y = max(PARTICLES, count), likelihood.y
+    noise = sampler.noise(prior, (1, number), generator=generator, dtype=y.dtype, device=y.device)
+    particles = sampler.particles(prior, noise, generator=generator)
+    name = (
+        f"TDS of {number} particles in 64 steps with the guidance of {'MMPS' if exact else 'SDA'}"
+    )
+    reason = (
+        f"a state has {prior.event_shape.numel()} numbers, few enough for particles, whose "
+        f"effective number is {float(particles.effective_size):.0f}"
+    )
+    calls = (1 if exact else 2) * 64 * number // count
+    return Samples(particles.sample(count, generator), name, reason, calls, sampler)
+
+
+def _isotropic(prior: Denoiser, likelihood: Likelihood) -> SDA:
+    """Positive definite whatever the Jacobian of a network is."""
+    return SDA(prior, likelihood, gamma=1.0)
+
+
+def _guided(
+    prior: Denoiser,
+    likelihood: Likelihood,
+    linear: bool,
+    shape: tuple[int, ...],
+    generator: torch.Generator | None,
+    progress: bool,
+) -> Samples:
+    steps, y = 16 if linear else 32, likelihood.y
+    guided = MMPS(prior, likelihood, GMRES(rtol=1e-3, max_iterations=3, on_failure="ignore"))
+    sampler = DPMSolver(ratio_times(prior.schedule, steps))
+    noise = sampler.noise(prior, shape, generator=generator, dtype=y.dtype, device=y.device)
+    x = sampler(guided, noise, generator=generator, progress=progress)
+    name = f"MMPS of 3 iterations and DPMSolver of {steps} steps"
+    reason = (
+        f"the prior is a {type(prior).__name__} whose posterior is not known, and the observation "
+        + ("linear with Gaussian errors" if linear else "linearised at each step")
+    )
+    return Samples(x, name, reason, 4 * steps, sampler, guided)
