@@ -12,9 +12,12 @@ import yaml
 from typer.testing import CliRunner
 
 from appa_prob import run as run_module
-from appa_prob.cli import app
-from appa_prob.filtering import FilterConfig, run_filter
+from appa_prob.appa import Appa
+from appa_prob.cli import app, read_config
+from appa_prob.experiment import read_truth
+from appa_prob.filtering import FilterConfig, check_overlap, run_filter
 from appa_prob.forecast import ForecastConfig, run_forecast
+from appa_prob.sample import SampleConfig
 from appa_prob.stream import StateStore
 
 Config = dict[str, Any]
@@ -114,6 +117,19 @@ def test_what_is_interrupted_goes_on(
             go(config, output)
     monkeypatch.undo()
     xr.testing.assert_identical(go(config, output).load(), go(config))
+
+
+def test_examples_are_valid() -> None:
+    examples = Path(__file__).parents[2] / "examples"
+    forecast = read_config(ForecastConfig, examples / "forecast.yaml")
+    cycles = read_config(FilterConfig, examples / "filter.yaml")
+    free = read_config(SampleConfig, examples / "sample.yaml")
+    for config, length in ((forecast, 24), (cycles, 24)):
+        appa = Appa.from_pretrained(config.model)
+        read_truth(appa, config.data, config.start, length)
+    check_overlap(appa, cycles.states or appa.window, cycles.overlap, cycles.every)
+    assert (cycles.states or appa.window) + (cycles.cycles - 1) * cycles.every <= 24
+    assert (forecast.known or 1) + forecast.states <= 24 and free.states == 720
 
 
 @pytest.mark.parametrize(
