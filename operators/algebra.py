@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Operator, common_dtype
+from .arguments import common_dtype
+from .base import Operator
 from .elementary import Diagonal, Identity, Scaling
 from .expressions import Composition, Sum, check_chain, check_terms, typed
 from .kronecker import Kronecker

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from numbers import Number
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import torch
 from torch import Size, Tensor
 
 from . import dense
+from .arguments import as_scalar, as_target
 from .columns import Columns
 from .external import LinearOperator
 from .shapes import as_size
@@ -259,7 +259,7 @@ class Operator(Map, Columns):
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Moves to a device or a floating type, as :meth:`torch.Tensor.to`."""
-        dtype, device = _target(*args, **kwargs)
+        dtype, device = as_target(*args, **kwargs)
         return self._converted(dtype, device)
 
     def spec(self) -> dict[str, Any]:
@@ -302,7 +302,7 @@ class Operator(Map, Columns):
         return self * -1.0  # type: ignore[no-any-return]
 
     def __mul__(self, other: Any) -> Any:
-        scalar = _scalar(other)
+        scalar = as_scalar(other)
         if scalar is None:
             return super().__mul__(other)
         from .algebra import scale
@@ -313,7 +313,7 @@ class Operator(Map, Columns):
 
     def mul(self, other: Any) -> Any:
         """As ``A * c`` for a scalar, else the product element by element."""
-        return super().mul(other) if _scalar(other) is None else self * other
+        return super().mul(other) if as_scalar(other) is None else self * other
 
     def __truediv__(self, other: Any) -> Any:
         return self * (1.0 / other)
@@ -377,46 +377,3 @@ class Operator(Map, Columns):
             self._dtype = dtype
         if device is not None and next(tensors(self), None) is None:
             self._device = device
-
-
-def common_dtype(operators: tuple[Operator, ...]) -> torch.dtype | None:
-    r"""The floating type that operators share.
-
-    Arguments:
-        operators: The operators; those without floating tensors fit any type.
-
-    Raises:
-        TypeError: If two types meet.
-    """
-    found = {dtype for dtype in (op._own_dtype() for op in operators) if dtype is not None}
-    if len(found) > 1:
-        names = " and ".join(sorted(map(str, found)))
-        raise TypeError(
-            f"expected operators of one floating type, got {names}; convert one with .to(dtype)"
-        )
-    return found.pop() if found else None
-
-
-def _scalar(value: Any) -> float | Tensor | None:
-    """A number, or a tensor of one number per operator of a batch; None for anything else."""
-    if isinstance(value, Number):
-        return float(value)  # type: ignore[arg-type]
-    if isinstance(value, Tensor) and value.ndim == 0:
-        return value
-    if isinstance(value, Tensor) and value.ndim > 2 and value.shape[-2:] == (1, 1):
-        return value[..., 0, 0]
-    return None
-
-
-def _target(*args: Any, **kwargs: Any) -> tuple[torch.dtype | None, torch.device | None]:
-    dtype, device = kwargs.pop("dtype", None), kwargs.pop("device", None)
-    for arg in args:
-        if isinstance(arg, torch.dtype):
-            dtype = arg
-        elif isinstance(arg, Tensor):
-            dtype, device = arg.dtype, arg.device
-        elif arg is not None:
-            device = arg
-    if dtype is not None and not dtype.is_floating_point:
-        raise TypeError(f"expected a real floating type, got {dtype}")
-    return dtype, None if device is None else torch.device(device)

@@ -153,6 +153,26 @@ class Columns(LinearOperator):
         full = broadcast(self.batch_shape, batch) if self.batch_shape else batch
         return y if y.shape[:-2] == full else y.expand(*full, *y.shape[-2:])
 
+    # What the base class computes from one triangle, whatever is in the other.
+
+    def _cholesky(self, upper: bool | None = False) -> Any:
+        dense.require_symmetric(cast("Operator", self), "a Cholesky factorisation")
+        return super()._cholesky(upper)
+
+    def _symeig(self, *args: Any, **kwargs: Any) -> Any:
+        dense.require_symmetric(cast("Operator", self), "an eigendecomposition")
+        return super()._symeig(*args, **kwargs)
+
+    def inv_quad_logdet(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """The quadratic forms of the inverse, and the logarithm of the determinant."""
+        dense.require_symmetric(cast("Operator", self), "inv_quad_logdet")
+        return super().inv_quad_logdet(*args, **kwargs)
+
+    def root_decomposition(self, method: str | None = None) -> Any:
+        r"""A root :math:`L` with :math:`L L^T = A`."""
+        dense.require_symmetric(cast("Operator", self), "a root")
+        return super().root_decomposition(method)
+
     # What the base class does by calling the constructor on all of its tensors, which ours isn't
     # made for. Batches are indexed and permuted on the matrix, since parts may have smaller ones.
 

@@ -7,7 +7,8 @@ from functools import cached_property
 
 from torch import Tensor
 
-from .base import Operator, common_dtype
+from .arguments import common_dtype
+from .base import Operator
 from .expressions import mirrored
 from .registry import register
 from .scatter import adjoint_sum

@@ -178,6 +178,7 @@ class Convolution(Operator):
     def _filtered(self, x: Tensor, spectrum: Tensor) -> Tensor:
         if not x.numel():  # an empty batch, which MKL refuses to transform
             return x.new_zeros(*x.shape[: -self.kernel.ndim], *self._lengths)
+        x = x.to(torch.promote_types(x.dtype, self.kernel.dtype))
         product = torch.fft.rfftn(x, s=self._lengths, dim=self._axes) * spectrum
         result: Tensor = torch.fft.irfftn(product, s=self._lengths, dim=self._axes)
         return result

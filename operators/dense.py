@@ -62,6 +62,23 @@ def diagonal(operator: Operator) -> Tensor:
     return operator.to_dense().diagonal(dim1=-2, dim2=-1)
 
 
+def require_symmetric(operator: Operator, purpose: str) -> None:
+    r"""Refuses operators that aren't declared symmetric.
+
+    Arguments:
+        operator: The operator.
+        purpose: What needs it to be symmetric, for the error message.
+
+    Raises:
+        ValueError: If the operator isn't square or not declared symmetric.
+    """
+    if operator.in_shape != operator.out_shape or not operator.symmetric:
+        raise ValueError(
+            f"{purpose} needs a symmetric operator, got {operator!r}, which isn't declared so; "
+            "solve systems that aren't symmetric with GMRES"
+        )
+
+
 def symmetric_matrix(operator: Operator, purpose: str, limit: float = LIMIT) -> Tensor:
     r"""The matrix of an operator, once it is known to be small and symmetric.
 
@@ -74,12 +91,8 @@ def symmetric_matrix(operator: Operator, purpose: str, limit: float = LIMIT) -> 
         ValueError: If the operator isn't square, not declared symmetric, not symmetric, or larger
             than the limit.
     """
+    require_symmetric(operator, purpose)
     rows, columns = operator.out_shape.numel(), operator.in_shape.numel()
-    if operator.in_shape != operator.out_shape or not operator.symmetric:
-        raise ValueError(
-            f"{purpose} needs a symmetric operator, got {operator!r}, which isn't declared so; "
-            "solve systems that aren't symmetric with GMRES"
-        )
     if columns > limit:
         raise ValueError(
             f"{purpose} of {operator!r} needs a dense {rows} x {columns} matrix, and {limit} is "

@@ -13,7 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Size, Tensor
 
-from .base import Operator, common_dtype
+from .arguments import common_dtype
+from .base import Operator
 from .dense import LIMIT, draw
 from .elementary import Diagonal, Scaling
 from .registry import register

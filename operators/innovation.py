@@ -8,7 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .base import Operator, common_dtype
+from .arguments import common_dtype
+from .base import Operator
 from .dense import LIMIT, draw
 from .registry import register
 from .selection import Gather, Mask

@@ -17,7 +17,8 @@ from functools import reduce
 import torch
 from torch import Size, Tensor
 
-from .base import Operator, common_dtype
+from .arguments import common_dtype
+from .base import Operator
 from .dense import draw, root
 from .expressions import mirrored
 from .factored import Factored
@@ -170,6 +171,8 @@ class Kronecker(Operator):
         """Applies a product to each group of axes."""
         k, axes = len(products), sum(len(source) for _, source, _ in products)
         batch = x.shape[: x.ndim - axes]
+        # Batch axes of the factors must not meet the groups that wait in front.
+        batch = Size((1,) * (len(self.batch_shape) - len(batch)) + tuple(batch))
         x = x.reshape(*batch, *(source.numel() for _, source, _ in products))
         # Groups that wait are in front of the batch, where factors see more batch axes: one after
         # the other comes last, is multiplied, and goes to the front.

@@ -18,7 +18,8 @@ from operator import add
 import torch
 from torch import Tensor
 
-from .base import Operator, common_dtype
+from .arguments import common_dtype
+from .base import Operator
 from .concatenate import Concatenate
 from .elementary import Diagonal, Identity, Isotropic, Scaling, Zero, filled
 from .expressions import Adjoint, Scaled, typed

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Size, Tensor
 
-from .base import Operator, common_dtype
+from .arguments import common_dtype
+from .base import Operator
 from .dense import draw
 from .expressions import mirrored
 from .registry import register

@@ -134,6 +134,9 @@ class Checker:
             self.close(A.adjoint(y), self.multiply(self.M.mT, y, target, source), "A.adjoint(y)")
             with torch.no_grad():
                 self.close(A(x), self.multiply(self.M, x, source, target), "A(x) under no_grad")
+        x = self.x[(0,) * len(A.batch_shape)]
+        expected = self.multiply(self.M.expand(A.shape), x, source, target)
+        self.close(A(x), expected, "A(x) without batch axes")
         left, right = (A(self.x) * self.y).sum(), (self.x * A.adjoint(self.y)).sum()
         scale = (A(self.x).norm() * self.y.norm()).clamp_min(1.0)
         assert abs(left - right) <= self.rtol * scale, (

@@ -1,16 +1,22 @@
 """What all tests share: one seed, one thread, and every device that there is."""
 
 import os
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 # Few examples by default; HYPOTHESIS_PROFILE=long for many, and CI always for the same.
-COMMON = {"deadline": None, "database": None}
+# How fast examples are drawn says more of the machine than of the tests.
+COMMON: dict[str, Any] = {
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": [HealthCheck.too_slow],
+}
 settings.register_profile("short", max_examples=25, derandomize="CI" in os.environ, **COMMON)
 settings.register_profile("long", max_examples=1000, **COMMON)
 

@@ -1,5 +1,6 @@
-"""What README shows runs, and what it points to is there."""
+"""What README and the documents show runs, and what they point to is there."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -25,3 +26,8 @@ def test_links_lead_somewhere() -> None:
     assert links
     missing = [link for link in links if not (ROOT / link).exists()]
     assert not missing
+
+
+def test_examples_of_the_document_on_operators() -> None:
+    failed, tried = doctest.testfile(str(ROOT / "docs" / "operators.md"), module_relative=False)
+    assert tried >= 12 and not failed
