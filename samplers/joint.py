@@ -28,6 +28,7 @@ class JointDenoiser(Denoiser):
         ValueError: If there is none, or if their schedules differ.
 
     Example:
+        >>> import torch
         >>> from appa_prob.operators import Isotropic
         >>> from appa_prob.samplers import GaussianDenoiser, VESchedule
         >>> d = JointDenoiser({
@@ -80,6 +81,7 @@ class CopiedDenoiser(Denoiser):
         shape: The shape :math:`S` of the copies; events are :math:`(S, event)`.
 
     Example:
+        >>> import torch
         >>> from appa_prob.operators import Isotropic
         >>> from appa_prob.samplers import GaussianDenoiser, VESchedule
         >>> one = GaussianDenoiser(torch.zeros(2), Isotropic(1.0, 2), VESchedule())
@@ -118,6 +120,7 @@ class CopiedOperator(Operator):
         shape: The shape :math:`S` of the copies.
 
     Example:
+        >>> import torch
         >>> from appa_prob.operators import Dense
         >>> A = CopiedOperator(Dense(torch.tensor([[0.0, 1.0], [1.0, 0.0]])), (2,))
         >>> A(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
