@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from appa_prob.operators import GMRES
-from appa_prob.samplers import MMPS, Denoiser, Integrator, Likelihood
+from appa_prob.samplers import MMPS, Denoiser, Integrator, IteratedMMPS, Likelihood
 
 from .program import Program
+from .program_likelihood import ProgramLikelihood
 
 __all__ = ["condition", "sample_program"]
 
@@ -39,11 +40,13 @@ def condition(
         args: Its arguments.
         num_samples: The number of samples.
         guidance: What makes the denoiser of a posterior from a prior and a likelihood, as
-            :class:`~appa_prob.samplers.DPS`; by default :class:`~appa_prob.samplers.MMPS` with
-            up to 32 iterations of GMRES.
+            :class:`~appa_prob.samplers.DPS`; by default :class:`~appa_prob.samplers.MMPS` where
+            the likelihood is Gaussian with a linear mean, and elsewhere
+            :class:`~appa_prob.samplers.IteratedMMPS`, both with up to 32 iterations of GMRES.
         integrator: The integrator, by default that of the first field; or a function that makes
             one of the likelihood, which then samples from the prior without guidance:
-            ``lambda y: TDS(64, likelihood=y)`` is exact as samples become many.
+            ``lambda y: TDS(64, likelihood=y, guidance=IteratedMMPS)`` is exact as samples and
+            steps become many.
         batch_size: The number of samples that are drawn at a time, all by default.
         generator: A source of random numbers; by default torch's, which ``pyro.set_rng_seed``
             seeds.
@@ -116,7 +119,8 @@ def sample_program(
         )
     sampler = program.integrator if integrator is None else integrator
     if isinstance(sampler, Integrator):
-        denoiser = (guidance or _guidance)(program.prior, program.likelihood)
+        guide = _guidance if guidance is None else guidance
+        denoiser = guide(program.prior, program.likelihood)
     elif guidance is None:
         denoiser, sampler = program.prior, sampler(program.likelihood)
     else:
@@ -134,5 +138,8 @@ def sample_program(
     return program.samples(torch.cat(batches))
 
 
-def _guidance(prior: Denoiser, likelihood: Likelihood) -> Denoiser:
-    return MMPS(prior, likelihood, GMRES(rtol=1e-3, max_iterations=32, on_failure="ignore"))
+def _guidance(prior: Denoiser, likelihood: ProgramLikelihood) -> Denoiser:
+    solver = GMRES(rtol=1e-3, max_iterations=32, on_failure="ignore")
+    if likelihood.linear:
+        return MMPS(prior, likelihood, solver)
+    return IteratedMMPS(prior, likelihood, solver=solver)

@@ -27,7 +27,7 @@ from torch.distributions import Distribution, Independent, TransformedDistributi
 
 from appa_prob.operators.shapes import broadcast
 
-__all__ = ["Part", "dependent", "information", "split", "standardise"]
+__all__ = ["Part", "dependent", "depends", "information", "split", "standardise"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,13 +187,24 @@ def _(law: torch.distributions.Binomial) -> dict[str, Tensor]:
 @information.register
 def _(law: torch.distributions.Geometric) -> dict[str, Tensor]:
     q = torch.sigmoid(-law.logits)
-    return {"logits": q, "probs": (law.probs.square() * q).reciprocal()}
+    return {"logits": q}
 
 
 @information.register
 def _(law: torch.distributions.NegativeBinomial) -> dict[str, Tensor]:
-    p, q = torch.sigmoid(law.logits), torch.sigmoid(-law.logits)
-    return {"logits": law.total_count * p, "probs": law.total_count / (p * q.square())}
+    return {"logits": law.total_count * torch.sigmoid(law.logits)}
+
+
+def _canonical(law: Any, shape: Size) -> Any:
+    """The same law by its logits, and by parameters that don't depend on each other in a graph:
+    each of them is a view of its own."""
+    binary = torch.distributions.Bernoulli, torch.distributions.Geometric
+    counts = torch.distributions.Binomial, torch.distributions.NegativeBinomial
+    if isinstance(law, binary):
+        law = type(law)(logits=law.logits, validate_args=False)
+    elif isinstance(law, counts):
+        law = type(law)(law.total_count, logits=law.logits, validate_args=False)
+    return law.expand(shape)
 
 
 def _scales(law: Any) -> Sequence[Tensor]:
@@ -203,8 +214,20 @@ def _scales(law: Any) -> Sequence[Tensor]:
 
 
 def _binary(law: Any, count: Tensor) -> dict[str, Tensor]:
-    spread = torch.sigmoid(law.logits) * torch.sigmoid(-law.logits)
-    return {"logits": count * spread, "probs": count / spread}
+    return {"logits": count * torch.sigmoid(law.logits) * torch.sigmoid(-law.logits)}
+
+
+def depends(tensor: object, sources: Sequence[Tensor]) -> bool:
+    r"""Whether a tensor depends on others, by its graph.
+
+    Arguments:
+        tensor: The tensor; anything else depends on nothing.
+        sources: The tensors, which the graph starts from.
+    """
+    if not isinstance(tensor, Tensor) or not tensor.requires_grad:
+        return False
+    found = torch.autograd.grad(tensor.sum(), sources, allow_unused=True, retain_graph=True)
+    return any(gradient is not None for gradient in found)
 
 
 def dependent(part: Part, sources: Sequence[Tensor]) -> list[str]:
@@ -218,21 +241,17 @@ def dependent(part: Part, sources: Sequence[Tensor]) -> list[str]:
         TypeError: If the covariance of a vector depends on them.
     """
 
-    def depends(tensor: object) -> bool:
-        if not isinstance(tensor, Tensor) or not tensor.requires_grad:
-            return False
-        found = torch.autograd.grad(tensor.sum(), sources, allow_unused=True, retain_graph=True)
-        return any(gradient is not None for gradient in found)
-
     if not part.dense:
-        kept = vars(part.law)
-        return [name for name in part.law.arg_constraints if depends(kept.get(name))]
-    if any(map(depends, _scales(part.law))):
+        # Probabilities are logits in another form, which laws keep beside each other.
+        kept, alias = vars(part.law), {"probs": "logits"}
+        found = [name for name in part.law.arg_constraints if depends(kept.get(name), sources)]
+        return list(dict.fromkeys(alias.get(name, name) for name in found))
+    if any(depends(scale, sources) for scale in _scales(part.law)):
         raise TypeError(
             "expected a covariance of errors that doesn't depend on what is inferred, got one "
             "that does; independent errors may, as those of Normal(h(x), s(x))"
         )
-    return ["loc"] if depends(part.law.loc) else []
+    return ["loc"] if depends(part.law.loc, sources) else []
 
 
 def standardise(
@@ -259,9 +278,7 @@ def standardise(
         >>> residual, root
         (tensor([2., 0.]), tensor([2., 2.]))
     """
-    law, shape = part.law, part.shape
-    if law.batch_shape + law.event_shape != shape:
-        law = law.expand(shape[: len(shape) - len(law.event_shape)])
+    law = _canonical(part.law, part.shape)
     known = information(law)
     for name in names:
         if name not in known:

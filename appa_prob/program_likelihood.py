@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pyro
 import torch
 from torch import Size, Tensor
 
@@ -34,14 +35,7 @@ class ProgramLikelihood:
 
     def __init__(self, program: Program, names: Sequence[str]) -> None:
         self.program = program
-        g = torch.Generator().manual_seed(0)
-        shape = program.prior.event_shape
-
-        def draw(count: int) -> Tensor:
-            x = torch.randn(count, *shape, generator=g, dtype=program.dtype)
-            return x.to(program.device)
-
-        point = draw(1)[0].requires_grad_()
+        point = self.draw(1)[0].requires_grad_()
         fields = program.unpack(point)
         with torch.enable_grad():
             trace = program.trace(fields)
@@ -50,12 +44,22 @@ class ProgramLikelihood:
         self.y = torch.cat(values)
         self.covariances = self._covariances(trace)
         self.axes: int | None = None
-        self._vectorise(trace, draw)
+        self._vectorise(trace)
 
     @property
     def in_shape(self) -> Size:
         r"""The shape of a state."""
         return self.program.prior.event_shape
+
+    def draw(self, count: int) -> Tensor:
+        r"""Random states to try the program at, always the same.
+
+        Arguments:
+            count: The number of states.
+        """
+        g = torch.Generator().manual_seed(count)
+        x = torch.randn(count, *self.in_shape, generator=g, dtype=self.program.dtype)
+        return x.to(self.program.device)
 
     def of(self, program: Program) -> ProgramLikelihood:
         r"""The likelihood of a program that differs in values that are held fixed.
@@ -82,6 +86,14 @@ class ProgramLikelihood:
                 f"{moved.device}: a program lives where its data live; move these and the prior"
             )
         return self
+
+    @property
+    def linear(self) -> bool:
+        r"""Whether all sites are Gaussian with means that are linear in the state, so that
+        linearisations are exact: seen at two random states."""
+        x = self.draw(2)
+        residual, H, _ = self.linearize(x)
+        return _close(residual[1], residual[0] - H.forward(x[1] - x[0])[0])
 
     def log_prob(self, x: Tensor) -> Tensor:
         r"""Computes :math:`\log p(y \mid x)`, scaled and masked.
@@ -148,6 +160,28 @@ class ProgramLikelihood:
             for name, one, shape in zip(names, found, shapes, strict=True)
         }
 
+    def pointwise(self, x: Tensor) -> dict[str, Tensor]:
+        r"""The logarithms of the densities of observed sites one by one, as for cross-validation.
+
+        Arguments:
+            x: States, with shape :math:`(n, event)`.
+
+        Returns:
+            The logarithms by the names of sites, with shapes :math:`(n, batch)`.
+        """
+        with torch.no_grad():
+            alone = self.program.trace(self.program.unpack(x[0]))
+
+            def densities(trace: Any, count: int) -> list[Tensor]:
+                found = [log_density(trace.nodes[site.name]) for site in self.sites]
+                return [_rows(one, one.shape, count) for one in found]
+
+            found = self._run(x, densities)
+        return {
+            site.name: one.reshape(len(x), *alone.nodes[site.name]["fn"].batch_shape)
+            for site, one in zip(self.sites, found, strict=True)
+        }
+
     def _batch(self, x: Tensor) -> Size:
         event = self.in_shape
         if x.ndim < len(event) or x.shape[x.ndim - len(event) :] != event:
@@ -158,6 +192,11 @@ class ProgramLikelihood:
 
     def _run(self, x: Tensor, read: Callable[[Any, int], list[Tensor]]) -> list[Tensor]:
         """What is read of the program, a row for each state."""
+        # Validated once, when the program was read: steps of solvers may lead too far.
+        with pyro.validation_enabled(False):
+            return self._run_unchecked(x, read)
+
+    def _run_unchecked(self, x: Tensor, read: Callable[[Any, int], list[Tensor]]) -> list[Tensor]:
         if self.axes is not None:
             fields = self.program.unpack(x)
             wide = {
@@ -193,13 +232,13 @@ class ProgramLikelihood:
                     blocks.append(last + count)
         return blocks
 
-    def _vectorise(self, trace: Any, draw: Callable[[int], Tensor]) -> None:
+    def _vectorise(self, trace: Any) -> None:
         """Finds the axes between those of states and those of events with which many states at
         once give what each of them gives, if there are such."""
         nodes = [node for node in trace.nodes.values() if node["type"] == "sample"]
         sizes = {n for node in nodes for n in getattr(node["value"], "shape", ())}
         count = next(n for n in (2, 3, 5, 7, 11, 13) if n not in sizes or n == 13)
-        x = draw(count)
+        x = self.draw(count)
         frames = [frame.dim for node in nodes for frame in node["cond_indep_stack"]]
         nesting = -min((dim for dim in frames if dim is not None), default=0)
 

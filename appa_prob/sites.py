@@ -18,7 +18,7 @@ from torch.distributions import Independent
 from appa_prob.samplers import CopiedDenoiser, Denoiser, Tempered
 
 from .diffusion_prior import DiffusionPrior
-from .information import Part, dependent, split, standardise
+from .information import Part, dependent, depends, split, standardise
 
 __all__ = ["Field", "Hold", "Observed", "read_parameters", "read_sites"]
 
@@ -189,6 +189,12 @@ def read_dependence(name: str, node: Mapping[str, Any], sources: list[Tensor]) -
     except TypeError as error:
         raise TypeError(f"site {name!r}: {error}") from error
     if not any(names):
+        if depends(log_density(node), sources):
+            law = type(parts[0].law).__name__
+            raise TypeError(
+                f"site {name!r}: expected a distribution with a known Fisher information, got "
+                f"{law}, whose parameters it does not show"
+            )
         raise ValueError(
             f"site {name!r} is observed, but its distribution does not depend on a DiffusionPrior "
             "site; leave it out, or fix what it depends on"
