@@ -40,7 +40,7 @@ class Poisson(MapLikelihood):
         self.exposure = positive("exposure", exposure, map)
 
     def law(self, h: Tensor) -> Any:
-        return dist.Poisson(self.exposure.to(h) * h.exp())  # type: ignore[no-untyped-call]
+        return dist.Poisson(self.exposure.to(h) * h.exp())
 
 
 class NegativeBinomial(MapLikelihood):

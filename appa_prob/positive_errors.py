@@ -40,4 +40,4 @@ class LogNormal(MapLikelihood):
         self.scale = positive("scale", scale, map)
 
     def law(self, h: Tensor) -> Any:
-        return dist.LogNormal(h, self.scale.to(h))  # type: ignore[no-untyped-call]
+        return dist.LogNormal(h, self.scale.to(h))

@@ -209,7 +209,7 @@ def log_density(node: Mapping[str, Any]) -> Tensor:
         node: The site, in a trace of the program.
     """
     density: Tensor = node["fn"].log_prob(node["value"])
-    density = scale_and_mask(density, node["scale"], node["mask"])  # type: ignore[no-untyped-call]
+    density = scale_and_mask(density, node["scale"], node["mask"])
     return density.expand(node["fn"].batch_shape)
 
 
