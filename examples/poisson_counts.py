@@ -32,7 +32,7 @@ def draw(panels: dict[str, Tensor], path: Path) -> None:
     top = float(panels["true intensity"].max())
     for ax, (title, panel) in zip(axes[0], panels.items(), strict=True):
         spread = title == "posterior spread"
-        image = ax.imshow(panel, vmin=0, vmax=None if spread else top, origin="lower")
+        image = ax.imshow(panel.numpy(), vmin=0, vmax=None if spread else top, origin="lower")
         ax.set_title(title)
         ax.set_xticks([])
         ax.set_yticks([])

@@ -1,6 +1,7 @@
 """Diffusion priors as distributions of Pyro."""
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -10,7 +11,7 @@ from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.inspect import get_model_relations
-from pyro.optim import Adam
+from pyro.optim import ClippedAdam
 from torch import Tensor
 
 from appa_prob import DiffusionPrior
@@ -45,9 +46,9 @@ def gaussian(mean: Tensor = MEAN) -> GaussianDenoiser:
     return GaussianDenoiser(mean, Dense(COVARIANCE, symmetric=True), SCHEDULE)
 
 
-def prior(denoiser: Denoiser | None = None, **options: int) -> DiffusionPrior:
+def prior(denoiser: Denoiser | None = None, exact: int = 512, probes: int = 8) -> DiffusionPrior:
     denoiser = gaussian() if denoiser is None else denoiser
-    return DiffusionPrior(denoiser, DPMSolver(24), dtype=torch.float64, **options)
+    return DiffusionPrior(denoiser, DPMSolver(24), exact=exact, probes=probes, dtype=torch.float64)
 
 
 def program(y: Tensor | None = None) -> Tensor:
@@ -67,8 +68,9 @@ def test_samples_and_shapes() -> None:
     wide = law.expand((3, 1)).expand((3, 5))
     assert wide.sample((4,)).shape == (4, 3, 5, 2)
     assert wide.log_prob(torch.zeros(2).double()).shape == (3, 5)
-    assert law.expand((3,)).to_event(1).sample().shape == (3, 2)
-    assert law.expand((3,)).to_event(1).log_prob(torch.zeros(3, 2).double()).shape == ()
+    several: Any = law.expand((3,))
+    assert several.to_event(1).sample().shape == (3, 2)
+    assert several.to_event(1).log_prob(torch.zeros(3, 2).double()).shape == ()
     assert prior().sample().dtype == torch.float64
     pyro.set_rng_seed(1)
     first = law.sample()
@@ -118,17 +120,17 @@ def test_samples_are_differentiable_with_respect_to_the_denoiser(integrator: DPM
 
 
 def test_handlers_of_pyro() -> None:
-    trace = poutine.trace(program).get_trace()
+    trace: Any = poutine.trace(program).get_trace()
     trace.compute_log_prob()
     x = trace.nodes["x"]["value"]
     expected = dist.MultivariateNormal(MEAN, COVARIANCE).log_prob(x)
     torch.testing.assert_close(trace.nodes["x"]["log_prob"], expected)
-    replayed = poutine.trace(poutine.replay(program, trace)).get_trace()
+    replayed: Any = poutine.trace(poutine.replay(program, trace)).get_trace()
     assert torch.equal(replayed.nodes["x"]["value"], x)
     fixed = poutine.condition(program, {"x": torch.zeros(2).double()})
     assert torch.equal(fixed(), torch.zeros(2).double())
     for handler, factor in ((poutine.scale(scale=0.5), 0.5), (poutine.mask(mask=False), 0.0)):
-        changed = poutine.trace(handler(poutine.replay(program, trace))).get_trace()
+        changed: Any = poutine.trace(handler(poutine.replay(program, trace))).get_trace()
         changed.compute_log_prob()
         torch.testing.assert_close(changed.nodes["x"]["log_prob"], factor * expected)
 
@@ -151,11 +153,11 @@ def test_algorithms_of_pyro_run_on_programs_with_diffusion_priors() -> None:
     assert bool(((found.mean(0) - mean).abs() < 5 * (posterior.diagonal() / 30).sqrt()).all())
     assert Predictive(program, mcmc.get_samples())()["y"].shape == (120,)
     pyro.clear_param_store()
-    svi = SVI(program, AutoNormal(program), Adam({"lr": 0.05}), Trace_ELBO())
+    svi = SVI(program, AutoNormal(program), ClippedAdam({"lr": 0.05}), Trace_ELBO())
     losses = [svi.step(y) for _ in range(30)]
     assert sum(losses[-5:]) < sum(losses[:5])
     particles = Trace_ELBO(num_particles=4, vectorize_particles=True)
-    assert math.isfinite(SVI(program, AutoNormal(program), Adam({}), particles).step(y))
+    assert math.isfinite(SVI(program, AutoNormal(program), ClippedAdam({}), particles).step(y))
 
 
 def test_pyro_sees_what_depends_on_what() -> None:

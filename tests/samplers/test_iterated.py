@@ -47,7 +47,8 @@ def test_it_ends_at_the_mode_where_one_step_overshoots() -> None:
 
     def objective(x: Tensor) -> Tensor:
         d = x - prior.mean
-        return likelihood.log_prob(x) - 0.5 * (d @ P * d).sum(-1)
+        found: Tensor = likelihood.log_prob(x) - 0.5 * (d @ P * d).sum(-1)
+        return found
 
     found = IteratedMMPS(PRIOR, likelihood, 12, Cholesky())(x_t, T).requires_grad_()
     (gradient,) = torch.autograd.grad(objective(found).sum(), found)
