@@ -175,16 +175,14 @@ def reanalyse(
 ) -> None:
     """Sample an ensemble reanalysis of the weather from sparse, noisy observations."""
     from .experiment import ReanalysisConfig, run_reanalysis
+    from .parallel import process_group
 
     _use(threads)
-    result = run_reanalysis(
-        read_config(ReanalysisConfig, config),
-        output,
-        seed=seed,
-        overwrite=overwrite,
-        progress=not quiet,
-    )
-    typer.echo(result.report)
+    job = read_config(ReanalysisConfig, config)
+    with process_group():
+        result = run_reanalysis(job, output, seed=seed, overwrite=overwrite, progress=not quiet)
+    if result is not None:
+        typer.echo(result.report)
 
 
 @app.command()

@@ -32,6 +32,7 @@ from .figure import draw_reanalysis
 from .files import refuse_existing, replacing
 from .network import Network
 from .observe import Observations, observe
+from .parallel import rank
 from .reanalysis import SamplerConfig, reanalyse
 from .report import Report, report_scores
 
@@ -138,7 +139,7 @@ def run_reanalysis(
     seed: int = 0,
     overwrite: bool = False,
     progress: bool = True,
-) -> Reanalysis:
+) -> Reanalysis | None:
     r"""Draws observations from a dataset, samples a reanalysis, scores it, and writes all that.
 
     Beside the zarr store `output` there will be `output` with suffix `.csv` (the scores) and
@@ -150,6 +151,9 @@ def run_reanalysis(
         seed: What all that is random depends on.
         overwrite: Whether the output may be replaced.
         progress: Whether to show a progress bar.
+
+    Returns:
+        The ensemble and its scores on the first rank, which writes them; nothing on others.
 
     Raises:
         UserError: If the configuration, the data or the model don't fit together, or the output
@@ -179,6 +183,8 @@ def run_reanalysis(
         seed=seed,
         progress=progress,
     )
+    if rank() > 0:
+        return None
     dataset = describe(appa.dataset(members, times), config, seed, observations)
     baselines = config.baselines
     report = report_scores(

@@ -1,4 +1,4 @@
-r"""Training on several ranks, as `torchrun` starts them.
+r"""Training and sampling on several ranks, as `torchrun` starts them.
 
 Without it there is one rank, and nothing here does anything.
 """
@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["Replica", "Strategy", "full_tensor", "mean_over_ranks", "process_group"]
+__all__ = ["Replica", "Strategy", "mean_over_ranks", "process_group"]
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -73,6 +73,32 @@ def agree(decision: bool) -> bool:
         chosen = chosen.cuda()
     dist.broadcast(chosen, 0)
     return bool(chosen)
+
+
+def share(count: int) -> range:
+    r"""Which of some items, as the members of an ensemble, are the part of this rank.
+
+    Example:
+        >>> share(16)
+        range(0, 16)
+    """
+    return range(rank() * count // ranks(), (rank() + 1) * count // ranks())
+
+
+def collect(part: Tensor, count: int) -> Tensor:
+    r"""The items of all ranks, on each of them.
+
+    Arguments:
+        part: Those of this rank, along the first axis, see :func:`share`.
+        count: The number of them all.
+    """
+    if ranks() == 1:
+        return part
+    whole = part.new_zeros(count, *part.shape[1:])
+    mine = share(count)
+    whole[mine.start : mine.stop] = part
+    dist.all_reduce(whole)  # the other ranks have zeros there
+    return whole
 
 
 def full_tensor(x: Tensor) -> Tensor:

@@ -22,6 +22,9 @@ from appa_prob.samplers import (
     ratio_times,
 )
 
+from .errors import UserError
+from .parallel import collect, rank, ranks, share
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -72,7 +75,8 @@ def reanalyse(
     decoder.
 
     What a state holds beside its decoded latent is drawn from the errors of the autoencoder,
-    conditioned on the observations as well.
+    conditioned on the observations as well. If there are several ranks, each samples its part of
+    the members, and all of them get all.
 
     Arguments:
         appa: The model.
@@ -87,19 +91,22 @@ def reanalyse(
         The members in physical units, with shape :math:`(M, L, C, H, W)`.
 
     Raises:
-        UserError: If the times are too few, or not as far apart as the model was trained on.
+        UserError: If the times are too few, or not as far apart as the model was trained on, or if
+            there are fewer members than ranks.
     """
+    if members < ranks():
+        raise UserError(f"expected a member for each of {ranks()} ranks, got {members}")
     sampler = sampler or SamplerConfig()
     guided = guide(appa, observations, times, sampler)
     device = appa.error.device
     generators = [
-        torch.Generator(device).manual_seed(1_000_003 * seed + i) for i in range(members)
+        torch.Generator(device).manual_seed(1_000_003 * seed + i) for i in share(members)
     ]
     integrator = DPMSolverSDE(noise_times(appa, sampler))
     states = []
-    total = members * sampler.steps
-    with tqdm(total=total, disable=not progress, desc="sampling", unit="step") as bar:
-        for first in range(0, members, sampler.batch or members):
+    total, hidden = len(generators) * sampler.steps, not progress or rank() > 0
+    with tqdm(total=total, disable=hidden, desc="sampling", unit="step") as bar:
+        for first in range(0, len(generators), sampler.batch or members):
             some = generators[first : first + (sampler.batch or members)]
 
             def advance(state: State, count: int = len(some)) -> None:
@@ -111,7 +118,7 @@ def reanalyse(
                 appa.statistics.restore(complete(appa, member, observations, times, g), times)
                 for member, g in zip(z, some, strict=True)
             ]
-    return torch.stack(states)
+    return collect(torch.stack(states), members)
 
 
 def guide(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,21 @@ def test_members_do_not_depend_on_how_many_are_sampled_at_once(
         found.append(opened.temperature.values)
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], atol=1e-2)
+
+
+def test_two_ranks_sample_the_members_of_one(
+    tmp_path: Path,
+    experiment: Config,
+    ranks: Callable[[int, list[str]], list[subprocess.Popen[bytes]]],
+) -> None:
+    assert run(tmp_path, experiment)[0] == 0
+    command = [sys.executable, "-c", "from appa_prob.cli import main; main()", "reanalyse"]
+    command += [str(tmp_path / "config.yaml"), "--threads", "1", "-q", "-o"]
+    processes = ranks(2, [*command, str(tmp_path / "two.zarr")])
+    assert [process.wait(240) for process in processes] == [0, 0]
+    one, two = (xr.open_zarr(tmp_path / f"{n}.zarr", chunks=None).load() for n in ("out", "two"))
+    xr.testing.assert_allclose(one, two, atol=1e-3)
+    assert (tmp_path / "two.csv").exists()
 
 
 def test_the_default_job_runs_at_its_real_size(tmp_path: Path) -> None:

@@ -6,13 +6,11 @@ Run as a script, this file trains a toy: `python test_parallel.py FOLDER OPTIONS
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import appa_prob
 from appa_prob.checkpoint import load_checkpoint, read_metadata
 from appa_prob.errors import UserError
 from appa_prob.files import save_tensors
@@ -80,24 +77,12 @@ def train(folder: Path, **options: Any) -> None:
             save_tensors(folder / "weights.safetensors", average.state_dict(), {})
 
 
-def start(count: int, folder: Path, **options: object) -> list[subprocess.Popen[bytes]]:
-    """Starts the ranks of a training as torchrun does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, __file__, str(folder), json.dumps(options)]
-    return [
-        subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=os.environ
-            | {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(count)}
-            | {"PYTHONPATH": str(Path(appa_prob.__file__).parents[1])}
-            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"},
-        )
-        for i in range(count)
-    ]
+Start = Callable[[int, list[str]], list[subprocess.Popen[bytes]]]
+
+
+def command(folder: Path, **options: object) -> list[str]:
+    """The command that trains in another process."""
+    return [sys.executable, __file__, str(folder), json.dumps(options)]
 
 
 def wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -141,16 +126,16 @@ def test_micro_batches_and_recomputation_change_nothing(
     "options", [{"strategy": "ddp", "accumulate": 2}, {"strategy": "fsdp", "recompute": True}]
 )
 def test_two_ranks_learn_what_one_does(
-    alone: Path, tmp_path: Path, options: dict[str, Any]
+    alone: Path, tmp_path: Path, ranks: Start, options: dict[str, Any]
 ) -> None:
-    wait(start(2, tmp_path, **options))
+    wait(ranks(2, command(tmp_path, **options)))
     assert_same(alone, tmp_path)
 
 
 def test_a_killed_training_goes_on_with_another_number_of_ranks(
-    alone: Path, tmp_path: Path
+    alone: Path, tmp_path: Path, ranks: Start
 ) -> None:
-    processes = start(2, tmp_path, strategy="fsdp", pause=0.1)
+    processes = ranks(2, command(tmp_path, strategy="fsdp", pause=0.1))
     deadline = time.monotonic() + 240
     while not (tmp_path / "checkpoint").exists() and time.monotonic() < deadline:
         assert all(process.poll() is None for process in processes)
