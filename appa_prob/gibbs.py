@@ -52,7 +52,8 @@ def gibbs(
 ) -> dict[str, Tensor]:
     r"""Samples fields and parameters of a program, :math:`p(x, \theta \mid y)`.
 
-    A chain starts from parameters drawn from their prior. Samples are as exact as guidance is
+    Diffusion priors themselves are read once: they may not depend on the parameters. A chain
+    starts from parameters drawn from their prior. Samples are as exact as guidance is
     (see :func:`~appa_prob.conditioning.condition`), once chains have forgotten where they
     started, of which ``pyro.infer.mcmc.util.summary`` tells: it computes
     :math:`\hat{R}` and effective sample sizes of samples that are grouped by chain. The source of

@@ -1,0 +1,169 @@
+r"""What drives a turbulent flow, from a coarse and noisy look at its velocity.
+
+    python examples/navier_stokes_parameters.py navier_stokes.png
+    python examples/navier_stokes_parameters.py coverage.png --flows 20
+
+First the Reynolds number, the amplitude of the forcing and the drag of flows whose initial states
+are known: a Pyro program, approximated by SVI, then sampled by NUTS in the coordinates of that
+approximation. All flows are simulated at once, in a plate. Then the initial state of the first
+flow, given its parameters, by a diffusion prior guided through the simulator.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+import typer
+from pyro import poutine
+from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_median
+from pyro.infer.reparam import NeuTraReparam
+from torch import Tensor
+
+from appa_prob.kolmogorov import KolmogorovFlow
+from appa_prob.likelihoods import GaussianLikelihood
+from appa_prob.operators import Coarsen, Stationary
+from appa_prob.samplers import MMPS, DPMSolver, GaussianDenoiser, VESchedule
+from appa_prob.simulator import StepSimulator
+
+N, NOISE = 16, 0.05
+FLOW = KolmogorovFlow(N, 0.25, wavenumber=2)
+SIMULATOR = StepSimulator(FLOW, (N, N), steps=8, every=4)  # saved at 1 and 2
+# What is seen: the two components of velocity at both times, averaged over blocks of 4 x 4.
+VELOCITY = FLOW.velocity((2,))
+SEEN = Coarsen(4, VELOCITY.out_shape) @ VELOCITY
+PRIORS = {  # of the logarithms: mean and standard deviation
+    "reynolds": (3.0, 0.5),
+    "forcing": (0.0, 0.3),
+    "drag": (-1.5, 0.5),
+}
+
+
+def climate() -> Stationary:
+    """The covariance of initial vorticity: large eddies, no mean."""
+    k = torch.fft.fftfreq(N, 1 / N, dtype=torch.float64)
+    square = k[:, None].square() + k.square()
+    spectrum = square * torch.exp(-square / 2)
+    return Stationary(spectrum / spectrum.mean())
+
+
+def likelihood(parameters: dict[str, Tensor]) -> GaussianLikelihood:
+    """What an initial state says of what is seen, for some parameters."""
+    return GaussianLikelihood(SEEN @ SIMULATOR.given(**parameters), NOISE)
+
+
+def program(start: Tensor, y: Tensor | None = None) -> Tensor:
+    """Flows from known initial states, of shape (flows, n, n), and their observations."""
+    with pyro.plate("flows", len(start)):
+        parameters = {
+            name: pyro.sample(name, dist.LogNormal(start.new_tensor(m), s))
+            for name, (m, s) in PRIORS.items()
+        }
+        seen: Tensor = pyro.sample("y", likelihood(parameters)(start), obs=y)
+    return seen
+
+
+def infer(
+    start: Tensor, y: Tensor, *, steps: int = 120, warmup: int = 50, samples: int = 120
+) -> dict[str, Tensor]:
+    """Samples parameters, with shape (samples, flows): SVI finds the mode, the approximation of
+    Laplace there gives the coordinates, and NUTS moves in them."""
+    pyro.clear_param_store()
+    guide = AutoLaplaceApproximation(program, init_loc_fn=init_to_median)
+    optimiser = pyro.optim.ClippedAdam({"lr": 0.2, "lrd": 0.01 ** (1 / steps)})
+    svi = SVI(program, guide, optimiser, Trace_ELBO())
+    for _ in range(steps):
+        svi.step(start, y)
+    normal = guide.laplace_approximation(start, y).requires_grad_(False)
+    normal(start, y)  # a first call, which sets up its plates
+    neutra = NeuTraReparam(normal)
+    kernel = NUTS(neutra.reparam(program), adapt_mass_matrix=False, max_tree_depth=5)
+    mcmc = MCMC(kernel, num_samples=samples, warmup_steps=warmup, disable_progbar=True)
+    mcmc.run(start, y)
+    (latent,) = mcmc.get_samples().values()
+    found: dict[str, Tensor] = neutra.transform_sample(
+        latent.unsqueeze(1)
+    )  # an axis for the plate
+    return found
+
+
+def infer_start(parameters: dict[str, Tensor], y: Tensor, members: int = 16) -> Tensor:
+    """Samples initial states of flows with known parameters, with shape (members, flows, n, n)."""
+    prior = GaussianDenoiser(torch.zeros(N, N), climate(), VESchedule(1e-2, 1e2))
+    posterior = MMPS(prior, likelihood(parameters).given(y))
+    sampler = DPMSolver(16)
+    return sampler(posterior, sampler.noise(posterior, (members, len(y)), dtype=y.dtype))
+
+
+def covered(truth: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, int]:
+    """How many flows have their true parameter within the interval of 90%."""
+    levels = torch.tensor([0.05, 0.95])
+    count = {}
+    for name, samples in found.items():
+        lower, upper = samples.quantile(levels, dim=0)
+        count[name] = int(((lower <= truth[name]) & (truth[name] <= upper)).sum())
+    return count
+
+
+def draw(
+    path: Path,
+    truth: dict[str, Tensor],
+    found: dict[str, Tensor],
+    fields: dict[str, Tensor],
+) -> None:
+    """Fields above; below, the intervals of 90% of all flows against the truth."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    limit = float(fields["initial vorticity"].abs().max())
+    for axes, (title, field) in zip(top.subplots(1, len(fields)), fields.items(), strict=True):
+        scale = float(field.abs().max()) if "u" in title.split() else limit
+        axes.imshow(field.numpy(), cmap="RdBu_r", vmin=-scale, vmax=scale, origin="lower")
+        axes.set(title=title, xticks=[], yticks=[])
+    for axes, (name, samples) in zip(bottom.subplots(1, 3), found.items(), strict=True):
+        lower, middle, upper = samples.quantile(torch.tensor([0.05, 0.5, 0.95]), dim=0)
+        bars = torch.stack((middle - lower, upper - middle)).numpy()
+        axes.errorbar(truth[name].numpy(), middle.numpy(), yerr=bars, fmt="o", ms=3, lw=1)
+        ends = [float(lower.min()), float(upper.max())]
+        axes.plot(ends, ends, color="0.6", zorder=0)
+        axes.set(xlabel=f"true {name}", ylabel="posterior, 90%", xscale="log", yscale="log")
+    figure.savefig(path, dpi=110)
+
+
+def main(
+    picture: Annotated[Path, typer.Argument(help="The image to write.")],
+    flows: Annotated[int, typer.Option(help="The number of flows.")] = 6,
+    seed: Annotated[int, typer.Option(help="The seed.")] = 0,
+) -> None:
+    """Draws flows and their observations, infers what drove them, and counts what is covered."""
+    torch.set_default_dtype(torch.float64)
+    pyro.set_rng_seed(seed)
+    start = climate().sample((flows,))
+    trace = poutine.trace(program).get_trace(start)
+    sites: dict[str, Any] = {
+        name: site["value"] for name, site in trace.nodes.items() if site["type"] == "sample"
+    }
+    y, truth = sites["y"], {name: sites[name] for name in PRIORS}
+    found = infer(start, y)
+    for name, n in covered(truth, found).items():
+        print(f"{name}: {n} of {flows} flows within the interval of 90%")
+    members = infer_start(truth, y)
+    error, spread = (members.mean(0) - start).square().mean(), members.var(0).mean()
+    print(f"initial vorticity: error {error.sqrt():.2f}, spread {spread.sqrt():.2f}, prior 1.00")
+    fields = {
+        "initial vorticity": start[0],
+        "mean of u seen later": y[0, -1, 0],
+        "posterior mean": members.mean(0)[0],
+        "one member": members[0, 0],
+        "error of the mean": members.mean(0)[0] - start[0],
+    }
+    draw(picture, truth, found, fields)
+
+
+if __name__ == "__main__":
+    typer.run(main)
