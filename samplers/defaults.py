@@ -1,16 +1,17 @@
 r"""Posterior sampling with nothing but a prior and a likelihood: what is chosen, and why.
 
-=====================================================  ==========================================
-the prior and the likelihood                           what is done
-=====================================================  ==========================================
-a Gaussian or a mixture; linear, Gaussian errors       the posterior itself, without diffusion
-8 dimensions or fewer, one observation                 twisted SMC, 1,024 particles in 64 steps
-any other; linear, Gaussian errors                     MMPS and DPM-Solver++, 16 steps
-any other                                              MMPS and DPM-Solver++, 32 steps
-=====================================================  ==========================================
+=================================================  ==============================================
+the prior and the likelihood                       what is done
+=================================================  ==============================================
+a Gaussian or a mixture; linear, Gaussian errors   the posterior itself, without diffusion
+8 dimensions or fewer, one observation             twisted SMC, 1,024 particles in 64 steps
+any other; linear, Gaussian errors                 MMPS and DPM-Solver++, 16 steps, 64 calls
+any other; not linear, Gaussian errors             IteratedMMPS and DPM-Solver++, 32 steps
+any other                                          DAPS, 256 steps, 256 calls
+=================================================  ==============================================
 
-Systems of MMPS get 3 iterations, so that a sample takes 64 or 128 evaluations of the denoiser and
-products with its Jacobian.
+Calls are evaluations of the denoiser and products with its Jacobian. MMPS needs the fewest; where
+errors have heavy tails its linearisation of the likelihood fails, and that of DAPS is corrected.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from torch import Size, Tensor
 from appa_prob.operators import CG, GMRES, Cholesky
 from appa_prob.operators.dense import LIMIT
 
+from .daps import DAPS
 from .denoiser import Denoiser
 from .dpm_solver import DPMSolver
 from .gaussian import Gaussian
 from .gaussian_denoiser import GaussianDenoiser
 from .guidance import Conditioning
 from .integrator import Integrator
+from .iterated import IteratedMMPS
 from .likelihood import Likelihood
 from .mixture_denoiser import MixtureDenoiser
 from .mmps import MMPS
@@ -58,7 +61,8 @@ class Samples:
         calls: The evaluations of the denoiser, and products with its Jacobian, that a sample took
             at most; 0 where there was no diffusion.
         integrator: The integrator, if there was one.
-        guided: The guided denoiser, if there was one, from which more samples can be drawn.
+        guided: The denoiser that it was given, if there was one: more samples can be drawn by
+            both.
     """
 
     x: Tensor
@@ -226,14 +230,26 @@ def _guided(
     generator: torch.Generator | None,
     progress: bool,
 ) -> Samples:
-    steps, y = 16 if linear else 32, likelihood.y
-    guided = MMPS(prior, likelihood, GMRES(rtol=1e-3, max_iterations=3, on_failure="ignore"))
-    sampler = DPMSolver(ratio_times(prior.schedule, steps))
+    solver = GMRES(rtol=1e-3, max_iterations=3, on_failure="ignore")
+    guided: Denoiser = prior
+    sampler: Integrator
+    schedule = prior.schedule
+    if linear:
+        guided, sampler = MMPS(prior, likelihood, solver), DPMSolver(ratio_times(schedule, 16))
+        name, calls = "MMPS of 3 iterations and DPMSolver of 16 steps", 64
+        kind = "linear with Gaussian errors"
+    elif hasattr(likelihood, "linear"):
+        guided = IteratedMMPS(prior, likelihood, 3, solver)
+        sampler = DPMSolver(ratio_times(schedule, 32))
+        name, calls = "IteratedMMPS, linearised 3 times, and DPMSolver of 32 steps", 32 * 10
+        kind = "not linear"
+    else:
+        sampler = DAPS(ratio_times(schedule, 256), likelihood=likelihood)
+        name, calls, kind = "DAPS of 256 steps", 256, "not known to have Gaussian errors"
+    y = likelihood.y
     noise = sampler.noise(prior, shape, generator=generator, dtype=y.dtype, device=y.device)
     x = sampler(guided, noise, generator=generator, progress=progress)
-    name = f"MMPS of 3 iterations and DPMSolver of {steps} steps"
     reason = (
-        f"the prior is a {type(prior).__name__} whose posterior is not known, and the observation "
-        + ("linear with Gaussian errors" if linear else "linearised at each step")
+        f"the posterior of a {type(prior).__name__} is not known, and the observation is {kind}"
     )
-    return Samples(x, name, reason, 4 * steps, sampler, guided)
+    return Samples(x, name, reason, calls, sampler, guided)

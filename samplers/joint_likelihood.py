@@ -52,6 +52,11 @@ class JointLikelihood:
         return self.likelihoods[0].in_shape
 
     @property
+    def linear(self) -> bool:
+        r"""Whether all likelihoods are Gaussian with linear maps."""
+        return all(getattr(one, "linear", False) for one in self.likelihoods)
+
+    @property
     def y(self) -> Tensor:
         r"""The observations, flattened one after another."""
         ys = [one.y for one in self.likelihoods]
