@@ -22,9 +22,9 @@ depends on the number of steps; ``DPS as published`` is that loop, and the publi
 on these problems, gives the same. Its samples end near the origin whatever was observed, so that
 its score is about the distance of the posterior from the origin: the published figure for one
 observation agrees (23-29, here 25-30), but those for two and four are half of what is found here,
-which no setting of the method explains. Observations were then drawn from other components: the
-component is drawn by :func:`torch.multinomial`, whose stream depends on the version of torch.
-Published figures for two and four observations are of like problems, not of the same. Our
+which no setting of the method explains. Perhaps their observations were drawn
+from other components, since the stream of :func:`torch.multinomial` depends on the version of
+torch: the cause has not been shown. Our
 :class:`DPS` is a denoiser, whose gradient is scaled by the noise as Tweedie's formula has it: it
 is another method at the same :math:`\zeta`.
 
