@@ -1,6 +1,6 @@
 r"""Time and memory of operators beside the same work written by hand, and beside peers.
 
-    python benchmarks/operators.py
+    python -m benchmarks.operators
 
 Times are medians over pairs of calls in turn, in one process on one thread; a ratio below 1 means
 that ours takes less. deepinv and PyLops are compared where they are installed.
@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import math
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -37,7 +35,6 @@ from appa_prob.operators import (
     Permute,
     Scaling,
     Slice,
-    Stack,
     WeightedGather,
 )
 
@@ -50,7 +47,6 @@ LEVELS, ROWS, COLUMNS = 71, 721, 1440
 def main(
     pairs: Annotated[int, typer.Option(help="The number of pairs of calls.")] = 21,
     threads: Annotated[int, typer.Option(help="The number of CPU threads.")] = 1,
-    state: Annotated[bool, typer.Option(help="Whether to observe a state of 295 MB.")] = True,
 ) -> None:
     """Prints the tables."""
     torch.set_num_threads(threads)
@@ -59,8 +55,6 @@ def main(
     by_hand(pairs)
     peers(pairs)
     allocations()
-    if state:
-        observe_state(max(3, pairs // 3))
 
 
 def paired(ours: Call, theirs: Call, pairs: int, repeat: int = 1) -> tuple[float, float]:
@@ -353,84 +347,6 @@ def allocated(function: Call) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         function()
     return sum(max(event.self_cpu_memory_usage, 0) for event in record.events())
-
-
-def observe_state(pairs: int) -> None:
-    """Stations and a swath of a global state, beside plain indexing of what they observe."""
-    header("a state of 295 MB", f"{'ours':>10}{'beside':>10}{'ratio':>8}")
-    x = torch.randn(LEVELS, ROWS, COLUMNS)
-    start = time.perf_counter()
-    stations, _, _ = interpolation()
-    cells = ROWS * COLUMNS
-    variables = torch.arange(6) * 11
-    corners = (variables[:, None, None] * cells + stations.indices).flatten(0, 1)
-    weights = stations.weights.repeat(6, 1)
-    swath = (torch.arange(65)[:, None] * cells + swath_cells()).reshape(-1)
-    A = Stack([WeightedGather(corners, weights, x.shape), Gather(swath, x.shape)])
-    build = time.perf_counter() - start
-    y = A(x)
-    typer.echo(f"{A.out_shape.numel():,} observations, {y.nbytes / 1e6:.1f} MB")
-    typer.echo(f"{'build, s':44}{build:10.2f}{'':18}  <= 2")
-    flat, read = x.view(-1), torch.cat((corners[:, 0], swath))
-    report("product, ms", lambda: A(x), lambda: flat[read], pairs, 3.0)
-    report("adjoint, ms", lambda: A.adjoint(y), lambda: flat[read], pairs, 3.0)
-    for name, function in (("product", lambda: A(x)), ("adjoint", lambda: A.adjoint(y))):
-        used = allocated(
-            function
-        )  # all of it, so no less than the peak; new states come from the system
-        label = f"memory of the {name}, MB (<= 2)"
-        typer.echo(
-            f"{label:44}{used / 1e6:10.1f}{y.nbytes / 1e6:10.1f}{used / y.nbytes:8.2f}  <= 2"
-        )
-    peak = resident_peak(lambda: A.adjoint(y))
-    if peak is not None:
-        label, share = "growth of the process in the adjoint, MB", peak / x.nbytes
-        typer.echo(f"{label:44}{peak / 1e6:10.1f}{x.nbytes / 1e6:10.1f}{share:8.2f}  <= 1")
-
-
-def swath_cells() -> Tensor:
-    """The cells within 700 km of one hour of the track of a polar satellite."""
-    t = torch.arange(0.0, 3600.0, 15.0, dtype=torch.float64)
-    inclination, u = math.radians(98.7), 2 * math.pi * t / 6100
-    node = -2 * math.pi * t / 86400
-    track = torch.stack(
-        (
-            u.cos() * node.cos() - math.cos(inclination) * u.sin() * node.sin(),
-            u.cos() * node.sin() + math.cos(inclination) * u.sin() * node.cos(),
-            math.sin(inclination) * u.sin(),
-        ),
-        dim=-1,
-    )
-    phi = torch.linspace(90.0, -90.0, ROWS, dtype=torch.float64).deg2rad()
-    lam = (torch.arange(COLUMNS, dtype=torch.float64) * 0.25).deg2rad()
-    near = math.cos(700 / 6371)
-    found = []
-    for i in range(ROWS):  # only where the track comes near the row
-        close = track[(track[:, 2].clamp(-1, 1).asin() - phi[i]).abs() < 700 / 6371]
-        around = phi[i].cos() * (lam[:, None] - torch.atan2(close[:, 1], close[:, 0])).cos()
-        level = (close[:, 0] ** 2 + close[:, 1] ** 2).sqrt() * around + phi[i].sin() * close[:, 2]
-        found.append((level > near).any(1).nonzero()[:, 0] + i * COLUMNS)
-    return torch.cat(found)
-
-
-def resident_peak(function: Call) -> int | None:
-    """The growth of the memory of the process while a function runs, where the system tells."""
-    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if not reset.exists():
-        return None
-    function()
-    reset.write_text("5")
-    before = resident(status, "VmRSS")
-    result = function()
-    peak = resident(status, "VmHWM")
-    del result
-    return peak - before
-
-
-def resident(status: Path, name: str) -> int:
-    """A number of bytes that the system tells of the process."""
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return int(lines[name].split()[0]) * 1024
 
 
 if __name__ == "__main__":
