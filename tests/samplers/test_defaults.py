@@ -74,7 +74,7 @@ def test_linear_gaussian_problems_give_the_posterior_of_kalman(exact: bool) -> N
     mean, V = kalman(prior, likelihood)
     found = run(prior if exact else Opaque(prior), likelihood, count)
     assert found.x.shape == (count, N) and found.calls == (0 if exact else 64)
-    # Five standard errors; 16 steps have an error of their own, of a few percent.
+    # Five standard errors; 8 steps have an error of their own, of a few percent.
     slack = 0.0 if exact else 0.05
     std = V.diagonal().sqrt()
     assert ((found.x.mean(0) - mean).abs() < std * (5 / math.sqrt(count) + slack)).all()
@@ -168,7 +168,7 @@ def test_the_choice_is_logged_and_seeded(caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.INFO, "appa_prob.samplers"):
         first = run(Opaque(gaussian()), linear(), 4)
     assert caplog.messages == [repr(first)]
-    assert "MMPS of 3 iterations and DPMSolver of 16 steps, 64 calls each" in repr(first)
+    assert "MMPS of 7 iterations and DPMSolver of 8 steps, 64 calls each" in repr(first)
     assert torch.equal(first.x, run(Opaque(gaussian()), linear(), 4).x)
 
 
