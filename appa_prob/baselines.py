@@ -115,9 +115,8 @@ def optimal_interpolation(
     prior = Gaussian(torch.zeros(covariance.in_shape), covariance)
     if len(here):
         y, variance = here.standardised(appa.statistics, time)
-        prior = prior.condition(
-            GaussianLikelihood(here.operator, y, variance), Cholesky(limit=LIMIT)
-        )
+        H = here.standardised_operator(appa.statistics)
+        prior = prior.condition(GaussianLikelihood(H, y, variance), Cholesky(limit=LIMIT))
     std = prior.covariance.diagonal().clamp_min(0.0).sqrt().reshape(covariance.in_shape)
     scale = appa.statistics.scale.reshape(-1, 1, 1)
     return appa.statistics.restore(prior.mean.unsqueeze(0), time)[0], std * scale

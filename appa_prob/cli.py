@@ -236,6 +236,34 @@ def forecast(
     run_forecast(run, output, seed=seed, overwrite=overwrite, progress=not quiet)
 
 
+@app.command()
+def network(
+    config: Config,
+    figure: Annotated[Path | None, typer.Option(help="The image of a map to write.")] = None,
+    state: Annotated[int, typer.Option(help="The index of the time of the map.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace the image if it exists.")] = False,
+) -> None:
+    """Count what the networks of a reanalysis observe, and draw a map of them."""
+    from .appa import Appa
+    from .experiment import ReanalysisConfig, load_truth
+    from .files import refuse_existing
+    from .network_figure import count_observations, draw_networks
+
+    if figure is not None:
+        refuse_existing(figure, overwrite=overwrite)
+    settings = read_config(ReanalysisConfig, config)
+    appa = Appa.from_pretrained(settings.model)
+    _, times = load_truth(settings, appa)
+    if not -len(times) <= state < len(times):
+        raise UserError(f"expected a state from 0 to {len(times) - 1}, got {state}")
+    parts = [part.locate(times, appa.grid, appa.catalogue) for part in settings.networks]
+    table = count_observations(parts, len(times))
+    typer.echo(table.to_string(index=False, float_format=lambda x: f"{x:g}", na_rep=""))
+    typer.echo(f"{table['a time'].sum():.0f} observations a time, {len(times)} times")
+    if figure is not None:
+        draw_networks(parts, times, state % len(times), figure)
+
+
 def read_config(model: type[T], path: Path) -> T:
     r"""Reads and checks a YAML configuration.
 

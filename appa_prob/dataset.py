@@ -2,6 +2,7 @@ r"""Reading datasets of atmospheric states: zarr or netCDF, lazily through xarra
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from .errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["open_dataset", "read_states", "select_period"]
+__all__ = ["open_dataset", "read_states", "select_period", "shipped_sample"]
 
 
 def open_dataset(path: str | Path) -> xr.Dataset:
@@ -44,6 +45,15 @@ def open_dataset(path: str | Path) -> xr.Dataset:
             f"{', '.join(map(str, dataset.coords))}"
         )
     return dataset
+
+
+def shipped_sample(path: Path) -> Path:
+    r"""The path of the dataset that ships with the package for `sample`, else the path itself."""
+    return (
+        Path(str(resources.files("appa_prob") / "data" / "sample.zarr"))
+        if path == Path("sample")
+        else path
+    )
 
 
 def select_period(dataset: xr.Dataset, start: str | None, stop: str | None) -> xr.Dataset:

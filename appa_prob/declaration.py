@@ -15,28 +15,51 @@ r"""Declarations of observing networks, in YAML.
 
 Keys of every network:
 
-- `network`: `stations` or `satellite`.
+- `network`: `stations`, `satellite`, `orbit` or `analysis`.
 - `name`: What the network is called, different for each. By default what `network` says.
 - `variables`: The variables that are observed, as the dataset calls them.
 - `levels`: The levels at which they are; variables without levels ignore it. By default the lowest
   one for stations, that is, the largest value (of sigma or pressure), and all for satellites.
 - `error`: The standard deviation of the errors of each variable, with a unit, or a list of them,
   one a level, in the order of `levels` (by default that of the dataset).
+- `bias`: What the observations of each variable are too large by, with a unit, in the same way as
+  `error`; none by default. It is known, and taken away before they are assimilated.
+- `spacing`: How far apart points are at least, as `300 km`; by default as far as cells.
 - `times`: `all` (the default), `{every: 4}` for each fourth time from the first one on, or a list
   of hours of the day, as `[0, 12]`.
 
 Of `stations`:
 
-- `file`: A CSV file of stations (:func:`appa_prob.stations.read_stations`), relative to the YAML
-  file. By default the list that comes with the package.
+- `file`: A CSV or parquet file of stations (:func:`appa_prob.stations.read_stations`), relative to
+  the YAML file. By default the list that comes with the package. It may say which variables each
+  station observes.
+- `highest`: Stations above this height are left out, as are those of unknown height; none is by
+  default.
 
 Of `satellite`:
 
 - `satellites`: The names of the satellites.
 - `file`: Two-line elements (:func:`appa_prob.satellites.read_satellites`), relative to the YAML
   file. By default those that come with the package.
+
+Of `orbit`:
+
+- `orbits`: Circular orbits, a list of `{altitude: 800 km, inclination: 75, phase: 0}`, the latter
+  two in degrees (:class:`appa_prob.circular.CircularOrbit`).
+
+Of both:
+
 - `swath`: The width of the swath, `2200 km` by default.
 - `half_window`: How long before and after an analysis time observations count for it, `45 min` by
+  default.
+- `footprint`: The diameter of the discs that are averaged over, as `50 km`; points by default.
+- `weighting`: Vertical weighting functions in place of `levels`, a list of `{peak: 500, width:
+  0.5}`: the level of the peak and the width in the logarithm of pressure
+  (:mod:`appa_prob.weighting`). Each variable on levels is then observed once for each of them.
+
+Of `analysis`:
+
+- `factor`: The number of rows and columns of the blocks of the grid that are averaged over, 1 by
   default.
 
 At each time a network observes a cell of the grid once at most, at the station or the footprint
@@ -51,12 +74,20 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from .analysis_network import AnalysisNetwork
 from .errors import UserError, unknown
-from .network import Network, SatelliteNetwork, StationNetwork
+from .network import Network
+from .satellite_network import OrbitNetwork, SatelliteNetwork
+from .station_network import StationNetwork
 
 __all__ = ["parse_networks", "read_networks"]
 
-KINDS: dict[str, type[Network]] = {"stations": StationNetwork, "satellite": SatelliteNetwork}
+KINDS: dict[str, type[Network]] = {
+    "stations": StationNetwork,
+    "satellite": SatelliteNetwork,
+    "orbit": OrbitNetwork,
+    "analysis": AnalysisNetwork,
+}
 
 
 def read_networks(path: str | Path) -> tuple[Network, ...]:

@@ -7,7 +7,7 @@ can be scored, and so can the baselines on the same observations.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,13 +19,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PositiveFloat,
     PositiveInt,
     SerializeAsAny,
 )
 from torch import Tensor
 
 from .appa import Appa
-from .dataset import open_dataset, read_states, select_period
+from .dataset import open_dataset, read_states, select_period, shipped_sample
 from .declaration import parse_networks
 from .errors import UserError
 from .figure import draw_reanalysis
@@ -99,6 +100,8 @@ class ReanalysisConfig(BaseModel):
         members: The number of members of the ensemble.
         networks: The observing networks, as :mod:`appa_prob.declaration` describes them.
         missing: Whether observations that are not finite are refused, or masked out and counted.
+        quality_control: How many standard deviations observations may be off the climatology;
+            those that are more are left out and counted. None are by default.
         sampler: How to sample.
         baselines: The climatology and optimal interpolation in the table of scores; null for
             none.
@@ -114,6 +117,7 @@ class ReanalysisConfig(BaseModel):
     members: Annotated[int, Field(ge=2)] = 16
     networks: Networks
     missing: Missing = "refuse"
+    quality_control: PositiveFloat | None = None
     sampler: SamplerConfig = SamplerConfig()
     baselines: BaselineConfig | None = BaselineConfig()
     figure: FigureConfig | None = None
@@ -174,6 +178,10 @@ def run_reanalysis(
         generator=torch.Generator().manual_seed(seed),
         missing=config.missing,
     )
+    if config.quality_control is not None:
+        observations = observations.control(
+            appa.statistics, times, appa.variability, config.quality_control
+        )
     members = reanalyse(
         appa,
         observations,
@@ -236,8 +244,7 @@ def read_truth(
     Raises:
         UserError: If the data don't fit the model, or hold too few states.
     """
-    sample = Path(str(resources.files("appa_prob") / "data" / "sample.zarr"))
-    dataset = open_dataset(sample if data == Path("sample") else data)
+    dataset = open_dataset(shipped_sample(data))
     appa.grid.check(dataset.latitude.values, dataset.longitude.values)
     appa.catalogue.check(dataset)
     dataset = select_period(dataset, start, None)
@@ -271,6 +278,7 @@ def describe(
         config=config.model_dump_json(),
         observations=len(observations),
         masked_observations=observations.masked,
+        rejected_observations=observations.rejected,
     )
 
 

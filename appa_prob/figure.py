@@ -1,5 +1,5 @@
-r"""The picture of a reanalysis: truth, observations, ensemble mean, spread and two members, on a
-map.
+r"""Pictures on a map: of a reanalysis with truth, observations, ensemble mean, spread and two
+members; and of any fields.
 """
 
 from __future__ import annotations
@@ -12,14 +12,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from .errors import unknown
 from .files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-__all__ = ["coastline", "draw_reanalysis"]
+__all__ = [
+    "coastline",
+    "draw_coasts",
+    "draw_fields",
+    "draw_reanalysis",
+    "save_figure",
+    "short_units",
+    "wrap",
+]
 
 TITLES = {"m s-1": "m/s", "kg kg-1": "kg/kg", "m2 s-2": "m²/s²"}
 
@@ -33,6 +43,16 @@ def coastline() -> NDArray[np.float64]:
         np.concatenate((np.asarray(piece), [[np.nan, np.nan]])) for piece in json.loads(text)
     ]
     return np.concatenate(pieces)
+
+
+def short_units(units: str) -> str:
+    r"""Units as people write them.
+
+    Example:
+        >>> short_units("m s-1")
+        'm/s'
+    """
+    return TITLES.get(units, units)
 
 
 def draw_reanalysis(
@@ -52,7 +72,7 @@ def draw_reanalysis(
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    units = TITLES.get(truth.attrs.get("units", ""), truth.attrs.get("units", ""))
+    units = short_units(truth.attrs.get("units", ""))
     mean, spread = members.mean("member"), members.std("member", ddof=1)
     lower, upper = (float(q) for q in np.nanquantile(truth.values, [0.005, 0.995]))
     shared = {"vmin": lower, "vmax": upper, "cmap": colormaps["Spectral_r"]}
@@ -61,9 +81,9 @@ def draw_reanalysis(
     axes = figure.subplots(2, 3, sharex=True, sharey=True)
     latitude, longitude, values = observations
     main = _field(axes[0, 0], truth, "truth", shared)
-    _coasts(axes[0, 1], f"{len(values)} observations")
+    draw_coasts(axes[0, 1], f"{len(values)} observations")
     axes[0, 1].scatter(
-        _wrap(longitude), latitude, c=values, s=14, edgecolors="0.25", linewidths=0.3, **shared
+        wrap(longitude), latitude, c=values, s=14, edgecolors="0.25", linewidths=0.3, **shared
     )
     _field(axes[0, 2], mean, f"mean of {members.sizes['member']} members", shared)
     _field(axes[1, 0], members.isel(member=0), "member 1", shared)
@@ -78,27 +98,87 @@ def draw_reanalysis(
     figure.suptitle(
         f"{name}{level}, {np.datetime_as_string(truth.time.values, unit='m').replace('T', ' ')}"
     )
+    save_figure(figure, path)
+
+
+def draw_fields(
+    fields: dict[str, xr.DataArray],
+    path: Path,
+    *,
+    title: str,
+    label: str,
+    units: str,
+    spread: xr.DataArray | None = None,
+) -> None:
+    r"""Draws fields with one scale of colours, and maybe their spread with its own.
+
+    Arguments:
+        fields: The fields by title, with dimensions `latitude, longitude`.
+        path: The image file to write.
+        title: The title of the figure.
+        label: What the fields are of.
+        units: Their units.
+        spread: The spread.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    count = len(fields) + (spread is not None)
+    columns = min(3, count)
+    rows = -(-count // columns)
+    values = np.concatenate([field.values.ravel() for field in fields.values()])
+    lower, upper = (float(q) for q in np.nanquantile(values, [0.005, 0.995]))
+    shared = {"vmin": lower, "vmax": upper, "cmap": colormaps["Spectral_r"]}
+    figure = Figure(figsize=(4.4 * columns, 2.6 * rows + 1.0), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    for axes, (name, field) in zip(grid, fields.items(), strict=False):
+        main = _field(axes, field, name, shared)
+    figure.colorbar(
+        main, ax=list(grid[: len(fields)]), label=f"{label} ({short_units(units)})", shrink=0.8
+    )
+    if spread is not None:
+        style = {"vmin": 0.0, "cmap": colormaps["magma_r"]}
+        side = _field(grid[count - 1], spread, "spread", style)
+        figure.colorbar(side, ax=grid[count - 1], label=f"spread ({short_units(units)})")
+    figure.suptitle(title)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    r"""Writes a figure in the format that the suffix of the path tells, PNG by default.
+
+    Raises:
+        UserError: If there is no such format.
+    """
+    suffix = path.suffix.removeprefix(".") or "png"
+    known = figure.canvas.get_supported_filetypes()
+    if suffix not in known:
+        raise unknown("format of images", suffix, known)
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110, format=path.suffix.removeprefix(".") or "png")
+        figure.savefig(temporary, dpi=110, format=suffix)
 
 
 def _field(axes: Axes, field: xr.DataArray, title: str, style: dict[str, object]) -> QuadMesh:
-    field = field.assign_coords(longitude=_wrap(field.longitude.values)).sortby("longitude")
+    field = field.assign_coords(longitude=wrap(field.longitude.values)).sortby("longitude")
     # The map goes round: its first column once more, behind the last.
     first = field.isel(longitude=[0])
     again = first.assign_coords(longitude=first.longitude + 360.0)
     field = xr.concat([field, again], "longitude")
     mesh = axes.pcolormesh(field.longitude, field.latitude, field, shading="nearest", **style)  # type: ignore[arg-type]
-    _coasts(axes, title)
+    draw_coasts(axes, title)
     return mesh
 
 
-def _coasts(axes: Axes, title: str) -> None:
+def draw_coasts(axes: Axes, title: str) -> None:
+    r"""Draws the coasts of the world on axes of longitude and latitude."""
     line = coastline()
     axes.plot(line[:, 0], line[:, 1], color="0.15", linewidth=0.6)
     axes.set(title=title, xlim=(-180, 180), ylim=(-90, 90), aspect="equal")
     axes.set(xticks=[-120, -60, 0, 60, 120], yticks=[-60, -30, 0, 30, 60])
 
 
-def _wrap(longitude: NDArray[np.floating]) -> NDArray[np.floating]:
+def wrap(longitude: NDArray[np.floating]) -> NDArray[np.floating]:
+    r"""Longitudes from -180 to 180 degrees."""
     return (longitude + 180.0) % 360.0 - 180.0

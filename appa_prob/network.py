@@ -3,10 +3,10 @@ r"""Observing networks: what is observed, where, when and how well."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import (
@@ -15,12 +15,12 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
-    model_validator,
+    field_serializer,
 )
 
 from .errors import UserError, unknown
-from .satellites import read_satellites
-from .stations import read_stations, thin_stations
+from .stencils import bilinear
+from .thinning import thin_by_distance
 from .units import parse_quantity
 
 if TYPE_CHECKING:
@@ -30,11 +30,8 @@ if TYPE_CHECKING:
     from .grid import Grid
 
     Times = NDArray[np.datetime64]
-    Places = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
 
-__all__ = ["Footprints", "Network", "SatelliteNetwork", "StationNetwork"]
-
-BLOCK = 8  # analysis times whose footprints are laid out at once
+__all__ = ["Footprints", "Network", "Places", "Row"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +44,15 @@ class Footprints:
         latitude: The latitude of each point in degrees, with shape :math:`(N)`.
         longitude: The longitude of each point in degrees, with shape :math:`(N)`.
         channels: The :math:`K` channels that are observed, with their variables, levels and units.
-        indices: Their positions in the catalogue, with shape :math:`(K)`.
+        indices: Their positions in the catalogue, with shape :math:`(K)`. What is observed of
+            several levels at once is given the channel at its peak.
         errors: The standard deviations of their errors in these units, with shape :math:`(K)`.
+        biases: Their biases, with shape :math:`(K)`.
+        sources: The positions of the channels that are mixed, with shape :math:`(K, J)`.
+        mixture: The weights of these, with shape :math:`(K, J)`.
+        cells: The cells :math:`i W + j` that a point sees, with shape :math:`(N, S)`.
+        weights: The weights of these, with shape :math:`(N, S)`.
+        seen: Whether a point sees a channel, with shape :math:`(N, K)`.
     """
 
     name: str
@@ -58,6 +62,52 @@ class Footprints:
     channels: tuple[Channel, ...]
     indices: NDArray[np.int64]
     errors: NDArray[np.float64]
+    biases: NDArray[np.float64]
+    sources: NDArray[np.int64]
+    mixture: NDArray[np.float64]
+    cells: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    seen: NDArray[np.bool_]
+
+
+class Places(NamedTuple):
+    r"""Where a network observes.
+
+    Attributes:
+        time: The index of the time of each point, with shape :math:`(N)`.
+        latitude: The latitude of each point in degrees, with shape :math:`(N)`.
+        longitude: The longitude of each point in degrees, with shape :math:`(N)`.
+        variables: The variables that each point observes, with shape :math:`(N)`; `None` for all.
+    """
+
+    time: NDArray[np.int64]
+    latitude: NDArray[np.float64]
+    longitude: NDArray[np.float64]
+    variables: NDArray[np.object_] | None = None
+
+    def take(self, kept: NDArray[np.int64]) -> Places:
+        r"""Some of the points."""
+        variables = None if self.variables is None else self.variables[kept]
+        return Places(self.time[kept], self.latitude[kept], self.longitude[kept], variables)
+
+
+@dataclass(frozen=True)
+class Row:
+    r"""One of the quantities that a network observes at each point.
+
+    Arguments:
+        channel: The position of its channel in the catalogue.
+        error: The standard deviation of its errors.
+        bias: Its bias.
+        sources: The positions of the channels that it mixes.
+        mixture: The weights of these.
+    """
+
+    channel: int
+    error: float
+    bias: float
+    sources: tuple[int, ...]
+    mixture: tuple[float, ...]
 
 
 class Every(BaseModel):
@@ -87,10 +137,21 @@ class Network(BaseModel, ABC):
     error: dict[str, str | float | list[str | float]] = Field(
         description="a number with a unit for each variable, as in {temperature: 1.0 K}"
     )
+    bias: dict[str, str | float | list[str | float]] = Field(
+        default={},
+        description="a number with a unit for each variable, as {temperature: -0.5 K}",
+    )
+    spacing: Annotated[float, BeforeValidator(lambda x: parse_quantity(x, "km", "spacing"))] = (
+        Field(0.0, description="a length, as 300 km")
+    )
     times: Literal["all"] | Every | tuple[Hour, ...] = Field(
         "all", description="`all`, `{every: 4}` or a list of hours of the day, as in [0, 12]"
     )
     file: Path | None = Field(None, description="the path of a file")
+
+    @field_serializer("spacing")
+    def _spacing_with_unit(self, value: float) -> str | float:
+        return f"{value!r} km" if value else value
 
     @property
     def label(self) -> str:
@@ -110,9 +171,23 @@ class Network(BaseModel, ABC):
             grid: The grid.
 
         Returns:
-            The index of the time, the latitude and the longitude of each point, each with shape
-            :math:`(N)`.
+            The points, sorted by time.
         """
+
+    def stencil(
+        self, latitude: NDArray[np.float64], longitude: NDArray[np.float64], grid: Grid
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        r"""The cells that each point sees, and their weights: by default, bilinear interpolation.
+
+        Arguments:
+            latitude: The latitudes of points in degrees, with shape :math:`(N)`.
+            longitude: Their longitudes, with shape :math:`(N)`.
+            grid: The grid.
+
+        Returns:
+            Indices :math:`i W + j` and weights, both with shape :math:`(N, S)`.
+        """
+        return bilinear(latitude, longitude, grid)
 
     def channels(self, catalogue: Catalogue) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         r"""What the network observes, and how well.
@@ -128,39 +203,54 @@ class Network(BaseModel, ABC):
             UserError: If a variable or a level is not in the catalogue, or an error is missing or
                 has the wrong unit.
         """
+        rows = self.rows(catalogue)
+        return np.array([r.channel for r in rows]), np.array([r.error for r in rows])
+
+    def rows(self, catalogue: Catalogue) -> list[Row]:
+        r"""What the network observes at each point.
+
+        Raises:
+            UserError: As :meth:`channels`.
+        """
         try:
-            found = [
-                pair for variable in self.variables for pair in self._channels(variable, catalogue)
-            ]
-            for variable in self.error:
-                if variable not in self.variables:
-                    raise unknown("variable of `error`", variable, self.variables)
-            if len(dict(found)) < len(found):
+            found = [row for variable in self.variables for row in self._rows(variable, catalogue)]
+            for key, quantities in (("error", self.error), ("bias", self.bias)):
+                for variable in quantities:
+                    if variable not in self.variables:
+                        raise unknown(f"variable of `{key}`", variable, self.variables)
+            if len({(row.sources, row.mixture) for row in found}) < len(found):
                 raise UserError("a variable or a level is listed twice")
         except UserError as error:
             raise UserError(f'network "{self.label}": {error}') from None
-        indices, errors = zip(*found, strict=True)
-        return np.array(indices, dtype=np.int64), np.array(errors)
+        return found
 
-    def _channels(self, variable: str, catalogue: Catalogue) -> Iterator[tuple[int, float]]:
+    def _rows(self, variable: str, catalogue: Catalogue) -> Iterator[Row]:
         known = catalogue.levels(variable)
         levels: tuple[float | None, ...] = (None,)
         if known:
             levels = self.default_levels(known) if self.levels is None else self.levels
+        channels = [catalogue.index(variable, level) for level in levels]
+        yield from self._measured(variable, catalogue, [((c,), (1.0,)) for c in channels])
+
+    def _measured(
+        self,
+        variable: str,
+        catalogue: Catalogue,
+        mixtures: Sequence[tuple[tuple[int, ...], tuple[float, ...]]],
+    ) -> Iterator[Row]:
+        r"""The rows of a variable, one for each mixture of channels, with errors and biases."""
+        units = catalogue.units(variable)
         if variable not in self.error:
-            raise UserError(f"{variable} has no error; add one in {catalogue.units(variable)}")
-        errors = self.error[variable]
-        if not isinstance(errors, list):
-            errors = [errors] * len(levels)
-        elif len(errors) != len(levels):
-            raise UserError(
-                f"error for {variable}: expected one for each of {len(levels)} levels, "
-                f"got {len(errors)}"
-            )
-        for level, error in zip(levels, errors, strict=True):
-            units = catalogue.units(variable)
+            raise UserError(f"{variable} has no error; add one in {units}")
+        errors = _spread(self.error[variable], len(mixtures), f"error for {variable}")
+        biases = _spread(self.bias.get(variable), len(mixtures), f"bias for {variable}")
+        for (sources, mixture), error, bias in zip(mixtures, errors, biases, strict=True):
             deviation = parse_quantity(error, units, f"error for {variable}")
-            yield catalogue.index(variable, level), deviation
+            offset = 0.0
+            if bias is not None:
+                offset = parse_quantity(bias, units, f"bias for {variable}", signed=True)
+            channel = sources[int(np.argmax(mixture))]
+            yield Row(channel, deviation, offset, sources, mixture)
 
     def locate(self, times: Times, grid: Grid, catalogue: Catalogue) -> Footprints:
         r"""Lays the network out over a trajectory.
@@ -177,6 +267,7 @@ class Network(BaseModel, ABC):
         Example:
             >>> from appa_prob.catalogue import Catalogue, Channel
             >>> from appa_prob.grid import Grid
+            >>> from appa_prob.station_network import StationNetwork
             >>> network = StationNetwork(variables=("temperature",), error={"temperature": "1 K"})
             >>> times = np.array(["2003-01-01T00", "2003-01-01T06"], dtype="datetime64[h]")
             >>> grid = Grid(np.array([-45.0, 45.0]), np.array([0.0, 180.0]))
@@ -185,7 +276,7 @@ class Network(BaseModel, ABC):
             >>> footprints.time, footprints.errors
             (array([0, 0, 0, 0, 1, 1, 1, 1]), array([1.]))
         """
-        indices, errors = self.channels(catalogue)
+        rows = self.rows(catalogue)
         chosen = self._chosen(times)
         if not len(chosen):
             hours = sorted({int(h) for h in _hours(times)})
@@ -194,13 +285,34 @@ class Network(BaseModel, ABC):
                 f"hours of the day are {', '.join(map(str, hours)) or 'none'}: change `times`"
             )
         try:
-            time, latitude, longitude = self.places(times[chosen], grid)
+            places = self.places(times[chosen], grid)
         except UserError as error:
             raise UserError(f'network "{self.label}": {error}') from None
-        if not len(time):
+        if self.spacing:
+            places = places.take(thin_by_distance(*places[:3], self.spacing))
+        channels = tuple(catalogue.channels[row.channel] for row in rows)
+        seen = _seen(places, channels)
+        if not seen.any():
             raise UserError(f'network "{self.label}" has no points')
-        channels = tuple(catalogue.channels[i] for i in indices)
-        return Footprints(self.label, chosen[time], latitude, longitude, channels, indices, errors)
+        cells, weights = self.stencil(places.latitude, places.longitude, grid)
+        width = max(len(row.sources) for row in rows)
+        padded = [(*row.sources, *(row.channel,) * (width - len(row.sources))) for row in rows]
+        mixture = [(*row.mixture, *(0.0,) * (width - len(row.mixture))) for row in rows]
+        return Footprints(
+            self.label,
+            chosen[places.time],
+            places.latitude,
+            places.longitude,
+            channels,
+            np.array([row.channel for row in rows]),
+            np.array([row.error for row in rows]),
+            np.array([row.bias for row in rows]),
+            np.array(padded),
+            np.array(mixture),
+            cells,
+            weights,
+            seen,
+        )
 
     def _chosen(self, times: Times) -> NDArray[np.int64]:
         r"""The indices of the times at which the network observes."""
@@ -211,90 +323,24 @@ class Network(BaseModel, ABC):
         return np.flatnonzero(np.isin(_hours(times), self.times))
 
 
-class StationNetwork(Network):
-    r"""Stations, which observe at every time.
-
-    Example:
-        >>> StationNetwork(variables=("temperature",), error={"temperature": "1 K"}).label
-        'stations'
-    """
-
-    network: Literal["stations"] = "stations"
-
-    def default_levels(self, levels: tuple[float, ...]) -> tuple[float, ...]:
-        r"""The lowest level, that is, the largest sigma or pressure."""
-        return (max(levels),)
-
-    def places(self, times: Times, grid: Grid) -> Places:
-        r"""The stations of :func:`appa_prob.stations.thin_stations`, at each time."""
-        stations = thin_stations(read_stations(self.file), grid)
-        index = np.repeat(np.arange(len(times)), len(stations))
-        latitude, longitude = (
-            np.tile(stations[name].to_numpy(dtype=np.float64), len(times))
-            for name in ("latitude", "longitude")
-        )
-        return index, latitude, longitude
-
-
-class SatelliteNetwork(Network):
-    r"""Satellites on polar orbits, with instruments that scan across the track.
-
-    Example:
-        >>> network = SatelliteNetwork(
-        ...     satellites=("NOAA-20",), variables=("temperature",), error={"temperature": "1 K"}
-        ... )
-        >>> network.swath, network.half_window
-        (2200.0, 45.0)
-    """
-
-    network: Literal["satellite"] = "satellite"
-    satellites: tuple[str, ...] = Field(min_length=1, description="a list of names")
-    swath: Annotated[float, BeforeValidator(lambda x: parse_quantity(x, "km", "swath"))] = 2200.0
-    half_window: Annotated[
-        float, BeforeValidator(lambda x: parse_quantity(x, "min", "half_window"))
-    ] = 45.0
-
-    @model_validator(mode="after")
-    def _satellites_exist(self) -> SatelliteNetwork:
-        known = read_satellites(self.file)
-        for name in self.satellites:
-            if name not in known:
-                raise unknown("satellite", name, known)
-        return self
-
-    def default_levels(self, levels: tuple[float, ...]) -> tuple[float, ...]:
-        r"""All levels."""
-        return levels
-
-    def places(self, times: Times, grid: Grid) -> Places:
-        r"""The footprints of :meth:`appa_prob.satellites.Satellite.swath`, thinned to the grid.
-
-        Raises:
-            UserError: If the windows of neighbouring times overlap, or if the swath reaches beyond
-                the horizon.
-        """
-        window = 2 * self.half_window * np.timedelta64(60_000_000, "us")
-        if len(times) > 1 and np.diff(times).min() < window:
-            step = np.diff(times).min() / np.timedelta64(1, "m")
-            raise UserError(
-                f"half_window is {self.half_window:g} min, so windows overlap: observations would "
-                f"count twice; expected at most half of the {step:g} min between times"
-            )
-        known = read_satellites(self.file)
-        parts = []
-        for start in range(0, len(times), BLOCK):
-            swaths = [
-                known[name].swath(times[start : start + BLOCK], self.swath, self.half_window)
-                for name in self.satellites
-            ]
-            index, latitude, longitude = (np.concatenate(x) for x in zip(*swaths, strict=True))
-            kept = grid.thin(latitude, longitude, index)
-            parts.append((index[kept] + start, latitude[kept], longitude[kept]))
-        index, latitude, longitude = (np.concatenate(x) for x in zip(*parts, strict=True))
-        return index, latitude, longitude
-
-
 def _hours(times: Times) -> NDArray[np.float64]:
     r"""The hours of the day of times."""
     times = times.astype("datetime64[s]")
     return np.asarray((times - times.astype("datetime64[D]")) / np.timedelta64(1, "h"))
+
+
+def _spread(given: Any, count: int, what: str) -> list[Any]:
+    r"""One value for each level."""
+    if not isinstance(given, list):
+        return [given] * count
+    if len(given) != count:
+        raise UserError(f"{what}: expected one for each of {count} levels, got {len(given)}")
+    return given
+
+
+def _seen(places: Places, channels: tuple[Channel, ...]) -> NDArray[np.bool_]:
+    r"""Whether a point sees a channel, with shape :math:`(N, K)`."""
+    if places.variables is None:
+        return np.ones((len(places.time), len(channels)), dtype=bool)
+    rows = [[channel.variable in own for channel in channels] for own in places.variables]
+    return np.array(rows, dtype=bool).reshape(-1, len(channels))

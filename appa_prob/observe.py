@@ -3,14 +3,14 @@ r"""From declared networks to operators: what is observed of a trajectory, and h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from appa_prob.operators import Interpolate, WeightedGather
+from appa_prob.operators import WeightedGather
 
 from .catalogue import Catalogue
 from .errors import UserError
@@ -39,7 +39,9 @@ class Observations:
         channel: The index of the channel of each, with shape :math:`(n)`.
         latitude: The latitude of each, with shape :math:`(n)`.
         longitude: The longitude of each, with shape :math:`(n)`.
+        biases: Their biases in physical units, with shape :math:`(n)`, which the values hold.
         masked: The number of observations that were left out since they were not finite.
+        rejected: The number of those that were left out by :meth:`control`.
     """
 
     operator: WeightedGather
@@ -49,7 +51,9 @@ class Observations:
     channel: NDArray[np.int64]
     latitude: NDArray[np.float64]
     longitude: NDArray[np.float64]
+    biases: Tensor
     masked: int = 0
+    rejected: int = 0
 
     def __len__(self) -> int:
         return len(self.values)
@@ -68,7 +72,9 @@ class Observations:
             self.channel[where],
             self.latitude[where],
             self.longitude[where],
+            self.biases[keep],
             self.masked,
+            self.rejected,
         )
 
     def at(self, state: int) -> Observations:
@@ -114,8 +120,52 @@ class Observations:
         mean = self.operator(climatology.reshape(self.operator.in_shape))
         variance = (self.errors.to(scale) / scale).square()
         if error is not None:
-            variance = variance + self.operator(error.square().expand(self.operator.in_shape))
-        return (self.values.to(scale) - mean) / scale, variance
+            squares = (error * statistics.scale.reshape(-1, 1, 1)).square()
+            variance = variance + self.operator(squares.expand(self.operator.in_shape)) / scale**2
+        return (self.values.to(scale) - self.biases.to(scale) - mean) / scale, variance
+
+    def standardised_operator(self, statistics: Statistics) -> WeightedGather:
+        r"""The operator on standardised trajectories, whose values :meth:`standardised` gives.
+
+        It is that on physical ones, unless observations mix channels of different scales.
+
+        .. math:: \hat{H} = S^{-1} H \, \mathrm{diag}(s)
+
+        Arguments:
+            statistics: The climatology, for its scales :math:`s`.
+        """
+        H = self.operator
+        scale = statistics.scale.to(H.weights)
+        channels = H.indices // H.in_shape[-2:].numel() % H.in_shape[-3]
+        ratio = scale[channels] / scale[torch.as_tensor(self.channel)].unsqueeze(-1)
+        if bool((ratio == 1).all()):
+            return H
+        return WeightedGather(H.indices, H.weights * ratio, H.in_shape)
+
+    def control(
+        self,
+        statistics: Statistics,
+        times: NDArray[np.datetime64],
+        background: Tensor,
+        limit: float,
+    ) -> Observations:
+        r"""Leaves out gross errors: what the climatology, as a background, makes too unlikely.
+
+        .. math:: |y - H \bar{x}| \le k \sqrt{r^2 + H b^2}
+
+        Arguments:
+            statistics: The climatology.
+            times: The times of the trajectory.
+            background: The standard deviation :math:`b` of standardised states about it, with
+                shape :math:`(C, H, W)`. For means the bound is on the safe side: their variance is
+                at most the mean of variances.
+            limit: The limit :math:`k`, in standard deviations.
+        """
+        y, variance = self.standardised(statistics, times, background)
+        # What is not finite is masked elsewhere.
+        good = ~(y.square() > limit**2 * variance).numpy()
+        kept = self.select(good)
+        return replace(kept, rejected=self.rejected + int((~good).sum()))
 
     def observed(self) -> NDArray[np.bool_]:
         r"""The points of the trajectory that an observation depends on, with shape
@@ -153,22 +203,10 @@ def observe(
     """
     footprints = [network.locate(times, grid, catalogue) for network in networks]
     parts = [compile_footprints(f, catalogue, grid, len(times)) for f in footprints]
-    operator = WeightedGather(
-        torch.cat([part.operator.indices for part in parts]),
-        torch.cat([part.operator.weights for part in parts]),
-        truth.shape,
-    )
-    errors = torch.cat([part.errors for part in parts])
-    values = operator(truth) + errors * torch.randn(errors.shape, generator=generator)
-    joined = Observations(
-        operator,
-        values,
-        errors,
-        np.concatenate([part.time for part in parts]),
-        np.concatenate([part.channel for part in parts]),
-        np.concatenate([part.latitude for part in parts]),
-        np.concatenate([part.longitude for part in parts]),
-    )
+    joined = _join(parts)
+    noise = joined.errors * torch.randn(joined.errors.shape, generator=generator)
+    values = joined.operator(truth) + joined.biases + noise
+    joined = replace(joined, values=values)
     finite = torch.isfinite(values).numpy()
     if finite.all():
         return joined
@@ -181,7 +219,7 @@ def observe(
     if not finite.any():
         raise UserError("no observation is finite: mend the data")
     kept = joined.select(finite)
-    return Observations(**{**vars(kept), "masked": count})
+    return replace(kept, masked=count)
 
 
 def compile_footprints(
@@ -195,27 +233,55 @@ def compile_footprints(
         grid: The grid, interpolated bilinearly.
         length: The number :math:`L` of states.
     """
-    points = Interpolate(
-        torch.tensor(grid.latitude),
-        torch.tensor(grid.longitude),
-        torch.tensor(footprints.latitude),
-        torch.tensor(footprints.longitude),
-    )
-    cells = len(grid.latitude) * len(grid.longitude)
-    channels = torch.as_tensor(footprints.indices)
+    cells = grid.shape[0] * grid.shape[1]
+    count, width = footprints.seen.shape
     place = torch.as_tensor(footprints.time) * len(catalogue.channels)
-    offset = (place.unsqueeze(-1) + channels) * cells
-    indices = offset.unsqueeze(-1) + points.indices.unsqueeze(1)
-    weights = points.weights.unsqueeze(1).expand(indices.shape)
-    count, width, corners = indices.shape
+    sources = torch.as_tensor(footprints.sources)
+    # For each point, row, source and cell that it sees.
+    indices = (place[:, None, None] + sources)[..., None] * cells
+    indices = indices + torch.as_tensor(footprints.cells)[:, None, None]
+    weights = torch.as_tensor(footprints.mixture)[..., None] * torch.as_tensor(
+        footprints.weights
+    ).unsqueeze(1).unsqueeze(1)
     shape = (length, len(catalogue.channels), *grid.shape)
-    errors = torch.as_tensor(footprints.errors, dtype=torch.float32).expand(count, width).flatten()
+    seen = footprints.seen.ravel()
+    keep = torch.as_tensor(np.flatnonzero(seen))
+    indices, weights = (x.flatten(2).flatten(0, 1)[keep] for x in (indices, weights))
+    operator = WeightedGather(indices, weights.float(), shape)
+    errors, biases = (
+        torch.as_tensor(x, dtype=torch.float32).expand(count, width).flatten()[keep]
+        for x in (footprints.errors, footprints.biases)
+    )
     return Observations(
-        WeightedGather(indices.reshape(-1, corners), weights.reshape(-1, corners).float(), shape),
+        operator,
         torch.full_like(errors, float("nan")),
         errors,
-        np.repeat(footprints.time, width),
-        np.tile(footprints.indices, count),
-        np.repeat(footprints.latitude, width),
-        np.repeat(footprints.longitude, width),
+        np.repeat(footprints.time, width)[seen],
+        np.tile(footprints.indices, count)[seen],
+        np.repeat(footprints.latitude, width)[seen],
+        np.repeat(footprints.longitude, width)[seen],
+        biases,
+    )
+
+
+def _join(parts: Sequence[Observations]) -> Observations:
+    r"""Several networks as one; the sums of some are filled with weights of 0 to one length."""
+    operators = [part.operator for part in parts]
+    width = max(H.weights.shape[-1] for H in operators)
+    padded = [
+        torch.nn.functional.pad(H.weights, (0, width - H.weights.shape[-1])) for H in operators
+    ]
+    indices = [
+        torch.cat((H.indices, H.indices[:, :1].expand(-1, width - H.indices.shape[-1])), dim=-1)
+        for H in operators
+    ]
+    return Observations(
+        WeightedGather(torch.cat(indices), torch.cat(padded), operators[0].in_shape),
+        torch.cat([part.values for part in parts]),
+        torch.cat([part.errors for part in parts]),
+        np.concatenate([part.time for part in parts]),
+        np.concatenate([part.channel for part in parts]),
+        np.concatenate([part.latitude for part in parts]),
+        np.concatenate([part.longitude for part in parts]),
+        torch.cat([part.biases for part in parts]),
     )

@@ -140,7 +140,9 @@ def guide(
     precision = getattr(torch, sampler.precision) if sampler.precision != "float32" else None
     decoder = Nonlinear(lambda z: appa.decode(z, precision), latents, states)
     y, variance = observations.standardised(appa.statistics, times, appa.error)
-    likelihood = GaussianLikelihood(observations.operator @ decoder, y, variance)
+    likelihood = GaussianLikelihood(
+        observations.standardised_operator(appa.statistics) @ decoder, y, variance
+    )
     prior = appa.trajectory_denoiser(times, sampler.stride, precision)
     # The trained denoiser's Jacobian is nearly symmetric: with so few iterations conjugate
     # gradients, which minimise the error rather than the residual, come nearer than GMRES.
@@ -166,7 +168,7 @@ def complete(
         times: The times of the states.
         generator: A source of random numbers.
     """
-    x, H = appa.autoencoder.decode(z), observations.operator
+    x, H = appa.autoencoder.decode(z), observations.standardised_operator(appa.statistics)
     y, variance = observations.standardised(appa.statistics, times)
     prior = Gaussian(x, Diagonal(appa.error.square().expand_as(x)))
     solver = CG(rtol=1e-3, max_iterations=100)

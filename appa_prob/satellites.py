@@ -1,15 +1,7 @@
 r"""Where polar-orbiting satellites look.
 
 An orbit is propagated from its two-line elements by SGP4, in an inertial frame, and turned by
-Greenwich mean sidereal time into the frame of the Earth. With :math:`r` the direction to the
-satellite and :math:`v` its velocity over the rotating ground, the instrument scans the great
-circle through the sub-satellite point that is perpendicular to :math:`v`:
-
-.. math:: p(\theta) = \cos\theta \, r + \sin\theta \, \frac{r \times v}{\|r \times v\|}
-    \qquad |\theta| \le \frac{w}{2 R}
-
-for a swath of width :math:`w`. The Earth is a sphere here, which misplaces footprints by 0.2
-degrees at most.
+Greenwich mean sidereal time into the frame of the Earth.
 
 Elements are good for a couple of weeks around their epoch, while the times of a simulation may be
 decades away. Times are therefore shifted by a whole multiple of 16 days to the 16 days around the
@@ -35,7 +27,7 @@ from sgp4.api import SGP4_ERRORS, Satrec
 from sgp4.io import verify_checksum
 
 from .errors import UserError
-from .grid import EARTH_RADIUS
+from .orbits import EARTH_ROTATION, Orbit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,11 +40,10 @@ __all__ = ["Satellite", "read_satellites"]
 CYCLE = np.timedelta64(16, "D")
 NOON_2000 = np.datetime64("2000-01-01T12", "us")
 JULIAN_2000 = 2451545.0  # that noon in Julian days
-EARTH_ROTATION = 7.292115e-5  # rad / s
 
 
 @dataclass(frozen=True)
-class Satellite:
+class Satellite(Orbit):
     r"""A satellite on the orbit of its two-line elements.
 
     Arguments:
@@ -118,63 +109,7 @@ class Satellite:
         cycles = np.rint((self.epoch - times) / CYCLE).astype(np.int64)
         return times + cycles * CYCLE
 
-    def track(self, times: Times) -> tuple[Array, Array]:
-        r"""The points below the satellite, without any shift of the times.
-
-        Arguments:
-            times: Times, with shape :math:`(N)`.
-
-        Returns:
-            Latitudes and longitudes in degrees, each with shape :math:`(N)`.
-
-        Raises:
-            UserError: If the satellite has decayed, or the times are too far from the epoch.
-        """
-        position, _ = self._orbit(times)
-        return _coordinates(position)
-
-    def swath(
-        self, times: Times, width: float, half_window: float, spacing: float = 50.0
-    ) -> tuple[NDArray[np.int64], Array, Array]:
-        r"""The footprints around analysis times, on rows across the track.
-
-        Arguments:
-            times: The analysis times, with shape :math:`(L)`; they are shifted as :meth:`shift`
-                says.
-            width: The width :math:`w` of the swath in km.
-            half_window: How long before and after an analysis time footprints count, in minutes.
-            spacing: The distance between rows and at most between the footprints of a row, in km.
-                By default about that of a microwave sounder.
-
-        Returns:
-            The index of the analysis time, the latitude and the longitude of each footprint, each
-            with shape :math:`(N)`. Within an analysis time footprints are in order of time, then
-            from left to right.
-
-        Raises:
-            UserError: If the swath reaches beyond the horizon of the satellite.
-        """
-        seconds = spacing / (2 * math.pi * EARTH_RADIUS) * self.period * 60.0
-        steps = int(half_window * 60.0 / seconds)
-        offsets = np.arange(-steps, steps + 1) * np.timedelta64(round(seconds * 1e6), "us")
-        position, velocity = self._orbit((self.shift(times)[:, None] + offsets).ravel())
-        radius = np.linalg.norm(position, axis=-1)
-        horizon = math.acos(EARTH_RADIUS / float(radius.min(initial=math.inf)))
-        if width / 2 > horizon * EARTH_RADIUS:
-            raise UserError(
-                f"a swath of {width:g} km reaches beyond the horizon of {self.name}, "
-                f"which is {horizon * EARTH_RADIUS:.0f} km away on each side"
-            )
-        angles = np.linspace(-0.5, 0.5, math.ceil(width / spacing) + 1) * (width / EARTH_RADIUS)
-        angles = angles[:, None]
-        nadir = position / radius[:, None]
-        right = np.cross(velocity, nadir)
-        right /= np.linalg.norm(right, axis=-1, keepdims=True)
-        points = np.cos(angles) * nadir[:, None] + np.sin(angles) * right[:, None]
-        index = np.repeat(np.arange(len(times)), len(offsets) * len(angles))
-        return index, *_coordinates(points.reshape(-1, 3))
-
-    def _orbit(self, times: Times) -> tuple[Array, Array]:
+    def fly(self, times: Times) -> tuple[Array, Array]:
         r"""Positions in km and velocities in km/s over the rotating Earth, as :math:`(N, 3)`."""
         days = (times.astype("datetime64[us]") - NOON_2000) / np.timedelta64(1, "D")
         whole = np.floor(days)
@@ -199,12 +134,6 @@ def _sidereal_angle(days: Array) -> Array:
     """
     turns = 0.779057273264 + 1.00273790935 * days
     return 2 * math.pi * (turns % 1.0)
-
-
-def _coordinates(points: Array) -> tuple[Array, Array]:
-    r"""Latitudes and longitudes in degrees of points :math:`(N, 3)` in the Earth's frame."""
-    x, y, z = np.moveaxis(points, -1, 0)
-    return np.rad2deg(np.arctan2(z, np.hypot(x, y))), np.rad2deg(np.arctan2(y, x)) % 360.0
 
 
 def read_satellites(path: str | Path | None = None) -> dict[str, Satellite]:

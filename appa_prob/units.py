@@ -53,7 +53,7 @@ def _kind(unit: pint.Unit) -> str:
     return f"a quantity in {unit:~}"
 
 
-def parse_quantity(text: object, units: str, what: str) -> float:
+def parse_quantity(text: object, units: str, what: str, *, signed: bool = False) -> float:
     r"""Reads a positive quantity, such as an error standard deviation or a width.
 
     Offsets don't count: an error of 1 degree Celsius is one of 1 K.
@@ -62,6 +62,7 @@ def parse_quantity(text: object, units: str, what: str) -> float:
         text: A number with a unit, as in `0.5 g/kg`. Ratios may do without a unit.
         units: The units of the result, in the spelling of a dataset.
         what: What it is, for the message of an error.
+        signed: Whether it may be zero or negative, as a bias.
 
     Raises:
         UserError: If it is no number, not positive, has no unit or one of another kind, or if a
@@ -88,8 +89,9 @@ def parse_quantity(text: object, units: str, what: str) -> float:
     if unit.dimensionality != target.dimensionality:
         got = f"is {_kind(unit)}" if match[2] else "has no unit"
         raise UserError(f'{what}: "{text}" {got}; {expected}')
-    if not 0.0 < value < math.inf:
-        raise UserError(f'{what}: "{text}" is not positive; {expected}')
+    if not (math.isfinite(value) and (signed or value > 0.0)):
+        expectation = "finite" if signed else "positive"
+        raise UserError(f'{what}: "{text}" is not {expectation}; {expected}')
     return value * _difference(unit, target)
 
 

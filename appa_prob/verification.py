@@ -211,8 +211,8 @@ def score_gaussian_forecast(
         truth: The truth.
         regions: The regions.
     """
-    error, spread = xr.broadcast(mean - truth, std)
-    return _stacked(_common(error, spread**2, gaussian_crps(mean, std, truth), regions))
+    error = mean - truth
+    return _stacked(_common(error, std**2 + 0 * error, gaussian_crps(mean, std, truth), regions))
 
 
 def summarise(scores: Field, members: int | None = None, over: Sequence[str] = ("time",)) -> Field:

@@ -66,11 +66,19 @@ def test_optimal_interpolation_is_the_exact_posterior(tiny_model: Path, world: P
     channel = (indices[:, 0] - truth[0].numel()).numpy() // 128
     zeros = np.zeros(40)
     observations = Observations(
-        H, H(truth), torch.full((40,), 2.0), np.ones(40, dtype=int), channel, zeros, zeros
+        H,
+        H(truth),
+        torch.full((40,), 2.0),
+        np.ones(40, dtype=int),
+        channel,
+        zeros,
+        zeros,
+        torch.zeros(40),
     )
     mean, std = optimal_interpolation(appa, V, observations, times, 1)
     y, variance = observations.at(1).standardised(appa.statistics, times[1:2])
-    A, C = observations.at(1).operator.to_dense().double(), V.to_dense().double()
+    A = observations.at(1).standardised_operator(appa.statistics).to_dense().double()
+    C = V.to_dense().double()
     S = A @ C @ A.T + torch.diag(variance.double())
     gain = C @ A.T @ torch.linalg.inv(S)
     scale = appa.statistics.scale.reshape(-1, 1, 1)

@@ -9,7 +9,8 @@ import yaml
 from appa_prob.catalogue import Catalogue, Channel
 from appa_prob.declaration import parse_networks, read_networks
 from appa_prob.errors import UserError
-from appa_prob.network import SatelliteNetwork, StationNetwork
+from appa_prob.satellite_network import SatelliteNetwork
+from appa_prob.station_network import StationNetwork
 
 STATIONS: dict[str, Any] = {
     "network": "stations",

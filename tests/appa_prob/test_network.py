@@ -10,8 +10,10 @@ from pydantic import ValidationError
 from appa_prob.catalogue import Catalogue, Channel
 from appa_prob.errors import UserError
 from appa_prob.grid import Grid, great_circle
-from appa_prob.network import Network, SatelliteNetwork, StationNetwork
+from appa_prob.network import Network
+from appa_prob.satellite_network import SatelliteNetwork
 from appa_prob.satellites import read_satellites
+from appa_prob.station_network import StationNetwork
 from appa_prob.stations import read_stations
 
 CATALOGUE = Catalogue(
