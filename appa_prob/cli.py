@@ -237,6 +237,103 @@ def forecast(
 
 
 @app.command()
+def evaluate(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Zarr stores or netCDF files, or NAME=PATH; those of one name are one method.",
+            metavar="RUN...",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder of tables and figures to write.")
+    ],
+    truth: Annotated[
+        Path, typer.Option(help="The truth; `sample` is the dataset that ships with the package.")
+    ] = Path("sample"),
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model of the climatology; by default that of the first run."),
+    ] = None,
+    region: Annotated[
+        list[str] | None, typer.Option(help="A region; may be repeated. By default the globe.")
+    ] = None,
+    variable: Annotated[
+        list[str] | None, typer.Option(help="A variable; may be repeated. By default all.")
+    ] = None,
+    level: Annotated[
+        float | None, typer.Option(help="The level of the figures; by default the middle one.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Every how many times are scored.")] = 1,
+    eofs: Annotated[
+        Path | None,
+        typer.Option(help="EOFs of optimal interpolation; by default those shipped."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the output if it exists.")] = False,
+    quiet: Quiet = False,
+    threads: Threads = None,
+) -> None:
+    """Score runs and baselines against a truth, and draw the figures of it."""
+    from .dataset import open_dataset, shipped_sample
+    from .evaluation import evaluate
+    from .regions import select_regions
+    from .runs import open_run
+
+    _use(threads)
+    parts = [run.rpartition("=") for run in runs]
+    result = evaluate(
+        [open_run(Path(path), name or None) for name, _, path in parts],
+        open_dataset(shipped_sample(truth)),
+        model=model,
+        regions=select_regions(region or ["globe"]),
+        variables=tuple(variable) if variable else None,
+        every=every,
+        eofs=eofs,
+        progress=not quiet,
+    )
+    result.save(output, level=level, overwrite=overwrite)
+    typer.echo(result)
+
+
+@app.command()
+def plot(
+    run: Annotated[Path, typer.Argument(help="A reanalysis or a forecast.", metavar="RUN")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The image to write.")],
+    variable: Annotated[str, typer.Option(help="The variable.")],
+    level: Annotated[float | None, typer.Option(help="The level; by default the first.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="The time (of the start); by default the first.")
+    ] = None,
+    lead: Annotated[
+        int | None, typer.Option(help="The index of the lead time; by default the last.")
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="The truth, to be shown as well, or `sample`."),
+    ] = None,
+    members: Annotated[int, typer.Option(min=0, help="The number of members to show.")] = 2,
+    overwrite: Annotated[bool, typer.Option(help="Replace the image if it exists.")] = False,
+) -> None:
+    """Draw maps of a run: its mean, spread and members, beside the truth."""
+    from .dataset import open_dataset, shipped_sample
+    from .files import refuse_existing
+    from .maps import plot_run
+    from .runs import open_run
+
+    refuse_existing(output, overwrite=overwrite)
+    plot_run(
+        open_run(run),
+        output,
+        variable=variable,
+        level=level,
+        time=time,
+        lead=lead,
+        truth=None if truth is None else open_dataset(shipped_sample(truth)),
+        members=members,
+    )
+
+
+@app.command()
 def network(
     config: Config,
     figure: Annotated[Path | None, typer.Option(help="The image of a map to write.")] = None,
