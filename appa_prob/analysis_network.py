@@ -27,7 +27,7 @@ class AnalysisNetwork(Network):
     """
 
     network: Literal["analysis"] = "analysis"
-    factor: PositiveInt = Field(1, description="a number of rows and columns")
+    factor: PositiveInt = Field(default=1, description="a number of rows and columns")
 
     def default_levels(self, levels: tuple[float, ...]) -> tuple[float, ...]:
         r"""All levels."""

@@ -358,7 +358,7 @@ def network(
     typer.echo(table.to_string(index=False, float_format=lambda x: f"{x:g}", na_rep=""))
     typer.echo(f"{table['a time'].sum():.0f} observations a time, {len(times)} times")
     if figure is not None:
-        draw_networks(parts, times, state % len(times), figure)
+        draw_networks(parts, list(times), state % len(times), figure)
 
 
 def read_config(model: type[T], path: Path) -> T:

@@ -70,7 +70,7 @@ class Evaluation:
             arrays.append(table.assign(variable=str(name)))
         table = pd.concat(arrays, ignore_index=True).dropna(subset="value")
         if "lead_time" in table:
-            table["lead_time"] = table["lead_time"] / np.timedelta64(1, "h")
+            table["lead_time"] = pd.to_timedelta(table["lead_time"]).dt.total_seconds() / 3600.0
             table = table.rename(columns={"lead_time": "lead_hours"})
         keys = ["method", "region", "variable", "level", "lead_hours", "score"]
         return table[[key for key in keys if key in table] + ["value"]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -197,9 +197,9 @@ def _panels(path: Path, variables: Sequence[str], draw: Panel) -> None:
         axes.set_axis_off()
     for axes, variable in zip(grid.ravel(), variables, strict=False):
         draw(axes, variable)
-    entries = {}
+    entries: dict[str, Any] = {}
     for axes in grid.ravel():
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
-    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=6)
+    figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=6)
     save_figure(figure, path)

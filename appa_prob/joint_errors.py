@@ -28,6 +28,7 @@ class JointDistribution(dist.TorchDistribution):
         laws: The laws by the names of the fields, distributions of Pyro of one batch shape.
 
     Example:
+        >>> import torch
         >>> law = JointDistribution({
         ...     "count": dist.Poisson(torch.ones(2)).to_event(1),
         ...     "level": dist.Normal(torch.zeros(3), 1.0).to_event(1),
@@ -101,6 +102,7 @@ class Joint:
         ValueError: If there is none, or if their states have different shapes.
 
     Example:
+        >>> import torch
         >>> from appa_prob.likelihoods import GaussianLikelihood, Poisson
         >>> from appa_prob.operators import Identity, Mask
         >>> first = Mask(torch.tensor([True, False]))

@@ -121,6 +121,11 @@ class Every(BaseModel):
 Hour = Annotated[int, Field(ge=0, le=23)]
 
 
+def _spacing(value: object) -> float:
+    # No distance at all, the default, needs no unit.
+    return 0.0 if value == 0 else parse_quantity(value, "km", "spacing")
+
+
 class Network(BaseModel, ABC):
     r"""What the networks have in common. :mod:`appa_prob.declaration` describes the attributes.
 
@@ -131,9 +136,11 @@ class Network(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     network: str
-    name: str = Field("", description="a text")
+    name: str = Field(default="", description="a text")
     variables: tuple[str, ...] = Field(min_length=1, description="a list of names")
-    levels: tuple[float, ...] | None = Field(None, min_length=1, description="a list of numbers")
+    levels: tuple[float, ...] | None = Field(
+        default=None, min_length=1, description="a list of numbers"
+    )
     error: dict[str, str | float | list[str | float]] = Field(
         description="a number with a unit for each variable, as in {temperature: 1.0 K}"
     )
@@ -141,17 +148,18 @@ class Network(BaseModel, ABC):
         default={},
         description="a number with a unit for each variable, as {temperature: -0.5 K}",
     )
-    spacing: Annotated[float, BeforeValidator(lambda x: parse_quantity(x, "km", "spacing"))] = (
-        Field(0.0, description="a length, as 300 km")
+    spacing: Annotated[float, BeforeValidator(_spacing)] = Field(
+        default=0.0, description="a length, as 300 km"
     )
     times: Literal["all"] | Every | tuple[Hour, ...] = Field(
-        "all", description="`all`, `{every: 4}` or a list of hours of the day, as in [0, 12]"
+        default="all",
+        description="`all`, `{every: 4}` or a list of hours of the day, as in [0, 12]",
     )
-    file: Path | None = Field(None, description="the path of a file")
+    file: Path | None = Field(default=None, description="the path of a file")
 
     @field_serializer("spacing")
     def _spacing_with_unit(self, value: float) -> str | float:
-        return f"{value!r} km" if value else value
+        return f"{value!r} km" if value else 0.0
 
     @property
     def label(self) -> str:

@@ -47,9 +47,11 @@ class ScanningNetwork(Network):
     ] = 45.0
     footprint: Annotated[
         float | None, BeforeValidator(lambda x: x and parse_quantity(x, "km", "footprint"))
-    ] = Field(None, description="a length, as 50 km")
+    ] = Field(default=None, description="a length, as 50 km")
     weighting: tuple[WeightingFunction, ...] | None = Field(
-        None, min_length=1, description="a list of weighting functions, as {peak: 500, width: 0.5}"
+        default=None,
+        min_length=1,
+        description="a list of weighting functions, as {peak: 500, width: 0.5}",
     )
 
     @field_serializer("swath", "half_window", "footprint")

@@ -30,7 +30,7 @@ class StationNetwork(Network):
     network: Literal["stations"] = "stations"
     highest: Annotated[
         float | None, BeforeValidator(lambda x: x and parse_quantity(x, "m", "highest"))
-    ] = Field(None, description="a height, as 1500 m")
+    ] = Field(default=None, description="a height, as 1500 m")
 
     @field_serializer("highest")
     def _highest_with_unit(self, value: float | None) -> str | None:

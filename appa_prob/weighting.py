@@ -47,7 +47,7 @@ def weighting_matrix(
 
     Example:
         >>> function = WeightingFunction(peak=500.0, width=10.0)
-        >>> weighting_matrix([250.0, 500.0, 1000.0], [function]).round(3)
+        >>> weighting_matrix([250.0, 500.0, 1000.0], [function]).round(2)
         array([[0.25, 0.5 , 0.25]])
     """
     log = np.log(np.asarray(levels, dtype=np.float64))

@@ -65,7 +65,8 @@ def test_scores_of_a_biased_forecast_and_of_persistence_are_exact(
     # The truth lies below both members, always.
     np.testing.assert_allclose(found.ranks["f"]["temperature"].isel(rank=0), 1.0)
     spectra = found.spectra["f"]["temperature"], found.spectra["truth"]["temperature"]
-    np.testing.assert_allclose(*(s.isel(degree=slice(1, None)) for s in spectra), rtol=1e-4)
+    ours, theirs = (s.isel(degree=slice(1, None)) for s in spectra)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     assert found.states == {"f": 3, "persistence": 3}
 
 
@@ -92,12 +93,16 @@ def test_a_reanalysis_has_the_scores_of_its_own_report(
     config = ReanalysisConfig.model_validate(
         experiment | {"baselines": {"eofs": eofs, "every": 3}, "figure": None}
     )
-    report = run_reanalysis(config, tmp_path / "r.zarr", seed=2, progress=False).report
+    result = run_reanalysis(config, tmp_path / "r.zarr", seed=2, progress=False)
+    assert result is not None
+    report = result.report
     truth = open_dataset(world)
     found = evaluate([open_run(tmp_path / "r.zarr")], truth, every=3, eofs=eofs)
     assert found.states == {"r": 2, "climatology": 2, "OI": 2}
     names = {"appa": "r", "OI": "OI", "climatology": "climatology"}
-    for (method, variable, level), row in report.table.loc["all points"].iterrows():
+    for key, row in report.table.loc["all points"].iterrows():
+        assert isinstance(key, tuple)
+        method, variable, level = key
         scores = found.scores[variable].sel({"method": names[method]}).isel(region=0)
         if not np.isnan(level):
             scores = scores.sel(level=level)

@@ -30,7 +30,7 @@ CATALOGUE = Catalogue(
         Channel("surface_pressure", None, "Pa"),
     )
 )
-GRID = Grid(np.linspace(-80.0, 80.0, 9), np.arange(18) * 20.0)
+GRID = Grid(np.arange(-80.0, 81.0, 20.0), np.arange(0.0, 360.0, 20.0))
 TIMES = np.datetime64("2003-06-01T00", "ns") + np.arange(2) * np.timedelta64(6, "h")
 SHAPE = (2, 4, 9, 18)
 
@@ -65,7 +65,7 @@ def statistics() -> Statistics:
 def test_a_footprint_averages_over_a_disc() -> None:
     # The mean of sin(latitude) over a cap of radius a is that at its centre times (1 + cos a) / 2;
     # the rule of 19 points has this to fourth order, and interpolation on a fine grid to second.
-    grid = Grid(np.linspace(-89.5, 89.5, 180), np.arange(360) * 1.0)
+    grid = Grid(np.arange(-89.5, 90.0), np.arange(0.0, 360.0))
     x = np.sin(np.deg2rad(np.repeat(grid.latitude, 360)))
     latitude, longitude = np.array([40.0, -75.0, 90.0]), np.array([3.0, 200.0, 0.0])
     diameter = 2000.0

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from appa_prob.appa import Appa
 from appa_prob.cli import app
 from appa_prob.errors import UserError
-from appa_prob.network import StationNetwork
 from appa_prob.observe import observe
 from appa_prob.published_parts import (
     build_autoencoder,
@@ -25,6 +24,7 @@ from appa_prob.published_parts import (
     read_published_weights,
 )
 from appa_prob.reanalysis import SamplerConfig, reanalyse
+from appa_prob.station_network import StationNetwork
 from appa_prob.vision_transformer import VisionTransformer
 
 AE: dict[str, Any] = {
