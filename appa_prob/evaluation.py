@@ -18,7 +18,6 @@ import xarray as xr
 from tqdm import tqdm
 
 from .appa import Appa
-from .assimilate import observe_truth
 from .balance import geostrophic_imbalance, hydrostatic_imbalance
 from .baselines import climatology, optimal_interpolation, shipped_eofs
 from .dataset import read_states
@@ -26,6 +25,7 @@ from .declaration import parse_networks
 from .errors import UserError, unknown
 from .files import replacing
 from .grid import Grid
+from .observe import observe_truth
 from .ranks import rank_histogram
 from .regions import GLOBE, Region
 from .reliability import reliability

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import torch
 import xarray as xr
 from pydantic import (
     BaseModel,
@@ -32,7 +31,7 @@ from .errors import UserError
 from .figure import draw_reanalysis
 from .files import refuse_existing, replacing
 from .network import Network
-from .observe import Observations, observe
+from .observe import Observations, observe_truth
 from .parallel import rank
 from .reanalysis import SamplerConfig, reanalyse
 from .report import Report, report_scores
@@ -169,15 +168,7 @@ def run_reanalysis(
     appa = Appa.from_pretrained(config.model)
     truth, times = load_truth(config, appa)
     view = _View.of(config.figure, appa, times) if config.figure else None
-    observations = observe(
-        config.networks,
-        truth,
-        times,
-        appa.catalogue,
-        appa.grid,
-        generator=torch.Generator().manual_seed(seed),
-        missing=config.missing,
-    )
+    observations = observe_truth(appa, config.networks, truth, times, seed, config.missing)
     if config.quality_control is not None:
         observations = observations.control(
             appa.statistics, times, appa.variability, config.quality_control

@@ -20,11 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from .appa import Appa
-from .assimilate import assimilate, observe_truth
 from .errors import UserError
 from .experiment import Missing, Networks, read_truth
-from .observe import Observations
-from .reanalysis import SamplerConfig, complete
+from .observe import Observations, observe_truth
+from .reanalysis import SamplerConfig, assimilate, complete
 from .rollout import check_known, member_generators
 from .run import Part, collect, describe_run
 

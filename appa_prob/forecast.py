@@ -18,11 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor
 
 from .appa import Appa
-from .assimilate import assimilate, observe_truth
 from .errors import UserError
 from .experiment import Missing, Networks, read_truth
-from .observe import Observations
-from .reanalysis import SamplerConfig
+from .observe import Observations, observe_truth
+from .reanalysis import SamplerConfig, assimilate
 from .rollout import Rollout, RolloutConfig, check_known, decode_states, member_generators
 from .run import Part, collect, describe_run, rollout_parts
 

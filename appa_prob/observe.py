@@ -21,7 +21,9 @@ from .statistics import Statistics
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Observations", "compile_footprints", "observe"]
+    from .appa import Appa
+
+__all__ = ["Observations", "compile_footprints", "observe", "observe_truth"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +176,30 @@ class Observations:
         seen = torch.zeros(self.operator.in_shape, dtype=torch.bool)
         seen.view(-1)[self.operator.indices[self.operator.weights > 0]] = True
         return seen.numpy()
+
+
+def observe_truth(
+    appa: Appa,
+    networks: Sequence[Network],
+    truth: Tensor,
+    times: NDArray[np.datetime64],
+    seed: int,
+    missing: Literal["refuse", "mask"] = "refuse",
+) -> Observations:
+    r"""Draws observations of a truth, from a seed.
+
+    Arguments:
+        appa: The model, for its channels and its grid.
+        networks: The networks.
+        truth: The truth in physical units, with shape :math:`(L, C, H, W)`.
+        times: Its times.
+        seed: The seed of their errors.
+        missing: Whether observations that are not finite are refused, or masked out.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return observe(
+        networks, truth, times, appa.catalogue, appa.grid, generator=generator, missing=missing
+    )
 
 
 def observe(

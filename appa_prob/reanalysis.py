@@ -5,6 +5,7 @@ r"""Reanalysis: an ensemble of trajectories of the atmosphere, given sparse and 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -23,6 +24,7 @@ from appa_prob.samplers import (
 )
 
 from .errors import UserError
+from .known_past import know_past
 from .parallel import collect, rank, ranks, share
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from .appa import Appa
     from .observe import Observations
 
-__all__ = ["SamplerConfig", "complete", "guide", "noise_times", "reanalyse"]
+__all__ = ["SamplerConfig", "assimilate", "complete", "guide", "noise_times", "reanalyse"]
 
 
 class SamplerConfig(BaseModel):
@@ -97,28 +99,64 @@ def reanalyse(
     if members < ranks():
         raise UserError(f"expected a member for each of {ranks()} ranks, got {members}")
     sampler = sampler or SamplerConfig()
-    guided = guide(appa, observations, times, sampler)
     device = appa.error.device
     generators = [
         torch.Generator(device).manual_seed(1_000_003 * seed + i) for i in share(members)
     ]
-    integrator = DPMSolverSDE(noise_times(appa, sampler))
-    states = []
     total, hidden = len(generators) * sampler.steps, not progress or rank() > 0
     with tqdm(total=total, disable=hidden, desc="sampling", unit="step") as bar:
-        for first in range(0, len(generators), sampler.batch or members):
-            some = generators[first : first + (sampler.batch or members)]
-
-            def advance(state: State, count: int = len(some)) -> None:
-                bar.update(count)
-
-            noise = integrator.noise(guided, (len(some),), generator=some)
-            z = integrator(guided, noise, generator=some, callback=advance)
-            states += [
-                appa.statistics.restore(complete(appa, member, observations, times, g), times)
-                for member, g in zip(z, some, strict=True)
-            ]
+        z = assimilate(appa, observations, times, generators, sampler=sampler, advance=bar.update)
+    states = [
+        appa.statistics.restore(complete(appa, member, observations, times, g), times)
+        for member, g in zip(z, generators, strict=True)
+    ]
     return collect(torch.stack(states), members)
+
+
+def assimilate(
+    appa: Appa,
+    observations: Observations,
+    times: NDArray[np.datetime64],
+    generators: Sequence[torch.Generator],
+    *,
+    sampler: SamplerConfig,
+    past: Tensor | None = None,
+    error: float = 0.02,
+    advance: Callable[[int], object] = lambda count: None,
+) -> Tensor:
+    r"""Samples latents given observations and, maybe, the first latents,
+    :math:`z_{1:L} \sim p(z_{1:L} \mid y_{1:L}, z_{1:K})`.
+
+    Arguments:
+        appa: The model.
+        observations: The observations.
+        times: The times of the states.
+        generators: A source of random numbers for each member.
+        sampler: How to sample.
+        past: The first latents of each member, where known, with shape :math:`(M, K, c, h, w)`.
+        error: The standard deviation of the errors of known latents.
+        advance: Called after each step with the number of members that made it.
+
+    Returns:
+        The latents, with shape :math:`(M, L, c, h, w)`.
+    """
+    integrator = DPMSolverSDE(noise_times(appa, sampler))
+    size = sampler.batch or len(generators)
+    guided = guide(appa, observations, times, sampler)
+    parts = []
+    for first in range(0, len(generators), size):
+        some = generators[first : first + size]
+        denoiser = guided
+        if past is not None:
+            known = know_past(appa, guided.denoiser, past[first : first + size], error, sampler)
+            denoiser = MMPS(known, guided.likelihood, guided.solver)
+
+        def stepped(state: State, count: int = len(some)) -> None:
+            advance(count)
+
+        noise = integrator.noise(denoiser, (len(some),), generator=some)
+        parts.append(integrator(denoiser, noise, generator=some, callback=stepped))
+    return torch.cat(parts)
 
 
 def guide(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from appa_prob import circular, orbits
 from appa_prob.era5 import era5_grid
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from tests.conformance.conftest import Fixtures
 
-circular = pytest.importorskip("appa_prob.circular")
-orbits = pytest.importorskip("appa_prob.orbits")
 
 ORIGIN = np.datetime64("2020-01-01T00", "us")
 
