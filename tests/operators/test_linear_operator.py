@@ -118,13 +118,10 @@ SYMMETRIC: dict[str, Make] = {
     "Inverse": lambda: factored(4).inverse(),
 }
 
-# The leaves that have no entry above, but for a function of doubles, which is not for other types;
-# gradients are those of test_parameters.py.
-LEAVES = [
-    name
-    for name in CASES
-    if CASES[name].__module__.endswith(("leaves", "grids")) and name != "linear_function"
-]
+# All operators of the contract, but for those of functions at a point in double precision, which
+# are not for other types; gradients are those of test_parameters.py.
+DOUBLE = ("linear_function", "jacobian", "batched_jacobian", "tweedie")
+REGISTERED = [name for name in CASES if name not in DOUBLE]
 
 FIELDS = "solve takes fields, and no second argument"
 ONE_TRIANGLE = "the gradient of a matrix declared symmetric is that of its products from the right"
@@ -150,10 +147,10 @@ WITH_LEFT = ("solve_matrix_with_left", "solve_vector_with_left", "solve_vector_w
 REPEATED = ("diagonalization", "root_decomposition", "sqrt_inv_matmul", "sqrt_inv_matmul_no_lhs")
 EXCLUDED: dict[str, dict[str, str]] = {
     **{name: dict.fromkeys(GRADIENTS, CONSTANTS) for name in CONSTANT},
-    **{name: dict.fromkeys(GRADIENTS, CHECKED) for name in LEAVES},
+    **{name: dict.fromkeys(GRADIENTS, CHECKED) for name in REGISTERED},
     **{
         name: dict.fromkeys(GRADIENTS, CHECKED) | dict.fromkeys(INDEXED, SMALL)
-        for name in ("scalar_event", "masked_everything", "function_pair")
+        for name in ("scalar_event", "masked_everything", "function_pair", "composition")
     },
     **{
         name: dict.fromkeys(REPEATED, LANCZOS)
@@ -201,7 +198,7 @@ for name, make in {**RECTANGULAR, **CONSTANT}.items():
     globals()[f"Test{name}"] = case_of(name, make, cases.RectangularLinearOperatorTestCase)
 for name, make in SYMMETRIC.items():
     globals()[f"Test{name}"] = case_of(name, make, cases.LinearOperatorTestCase)
-for name in LEAVES:
+for name in REGISTERED:
     globals()[f"Test{name}"] = case_of(
         name, partial(registered, name), cases.RectangularLinearOperatorTestCase
     )
