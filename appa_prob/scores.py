@@ -2,6 +2,7 @@ r"""Scores of an ensemble against the truth."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.floating]
 
-__all__ = ["score_ensemble", "score_gaussian"]
+__all__ = ["average_scores", "score_ensemble", "score_gaussian"]
 
 
 def score_ensemble(
@@ -86,6 +87,38 @@ def score_gaussian(
     std = np.broadcast_to(np.maximum(std, floor), truth.shape)
     crps = scoringrules.crps_normal(truth, mean, std)
     return _table(_average((mean - truth) ** 2, crps, std**2, grid, where), catalogue)
+
+
+def average_scores(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    r"""The scores of several windows together: means of squared errors, of variances and of CRPS.
+
+    Arguments:
+        tables: The table of each window, with columns `rmse`, `crps`, `spread_skill`.
+
+    Example:
+        >>> one = pd.DataFrame({"rmse": [3.0], "crps": [1.0], "spread_skill": [1.0]})
+        >>> two = pd.DataFrame({"rmse": [4.0], "crps": [2.0], "spread_skill": [0.5]})
+        >>> average_scores([one, two]).round(3).values.tolist()
+        [[3.536, 1.5, 0.721]]
+    """
+    moments = [
+        pd.DataFrame(
+            {
+                "mse": t["rmse"] ** 2,
+                "crps": t["crps"],
+                "variance": (t["rmse"] * t["spread_skill"]) ** 2,
+            }
+        )
+        for t in tables
+    ]
+    mean = sum(moments[1:], moments[0]) / len(moments)
+    return pd.DataFrame(
+        {
+            "rmse": np.sqrt(mean["mse"]),
+            "crps": mean["crps"],
+            "spread_skill": np.sqrt(mean["variance"] / mean["mse"]),
+        }
+    )
 
 
 def _average(

@@ -26,7 +26,7 @@ from appa_prob.cli import read_config
 from appa_prob.dataset import open_dataset, select_period
 from appa_prob.experiment import read_truth
 from appa_prob.forecast import ForecastConfig, run_forecast
-from appa_prob.scores import score_ensemble, score_gaussian
+from appa_prob.scores import average_scores, score_ensemble, score_gaussian
 
 KEYS = ["lead", "method", "variable", "level"]
 
@@ -64,19 +64,8 @@ def _stack(dataset: object, appa: Appa) -> np.ndarray:
 
 def summarise(tables: list[pd.DataFrame]) -> pd.DataFrame:
     """The table by lead time, of scores that are averaged over starts."""
-    moments = [
-        pd.DataFrame(
-            {
-                "mse": t["rmse"] ** 2,
-                "crps": t["crps"],
-                "variance": (t["rmse"] * t["spread_skill"]) ** 2,
-            }
-        )
-        for t in tables
-    ]
-    mean = (sum(moments[1:], moments[0]) / len(moments)).unstack("method")
-    rmse, crps = mean["mse"] ** 0.5, mean["crps"]
-    ratio = (mean["variance"]["appa"] / mean["mse"]["appa"]) ** 0.5
+    table = average_scores(tables).unstack("method")
+    rmse, crps, ratio = table["rmse"], table["crps"], table["spread_skill"]["appa"]
     columns = {
         "RMSE / climatology": rmse["appa"] / rmse["climatology"],
         "RMSE / persistence": rmse["appa"] / rmse["persistence"],

@@ -23,6 +23,7 @@ from appa_prob.experiment import BaselineConfig, ReanalysisConfig, load_truth
 from appa_prob.observe import observe
 from appa_prob.reanalysis import reanalyse
 from appa_prob.report import Report, report_scores
+from appa_prob.scores import average_scores
 
 KEYS = ["points", "method", "variable", "level"]
 
@@ -48,28 +49,6 @@ def score_window(config: ReanalysisConfig, appa: Appa, seed: int, baselines: boo
         appa, members, truth, times, observations, baselines=baselines, every=every, progress=True
     )
     return report.table
-
-
-def average(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Averages squared errors, variances and CRPS over windows."""
-    moments = [
-        pd.DataFrame(
-            {
-                "mse": t["rmse"] ** 2,
-                "crps": t["crps"],
-                "variance": (t["rmse"] * t["spread_skill"]) ** 2,
-            }
-        )
-        for t in tables
-    ]
-    mean = sum(moments[1:], moments[0]) / len(moments)
-    return pd.DataFrame(
-        {
-            "rmse": np.sqrt(mean["mse"]),
-            "crps": mean["crps"],
-            "spread_skill": np.sqrt(mean["variance"] / mean["mse"]),
-        }
-    )
 
 
 def main(
@@ -101,7 +80,7 @@ def main(
             table = score_window(window, appa, seed, baselines)
             Report(table, 0, 0).save(path)
         tables.append(pd.read_csv(path).set_index(KEYS))
-    table = average(tables)
+    table = average_scores(tables)
     typer.echo(str(Report(table, len(tables) * len(range(every // 2, base.states, every)), 0)))
     if baselines:
         typer.echo(ratios(table))

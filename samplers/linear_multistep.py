@@ -3,22 +3,20 @@ r"""Linear multistep methods in the ratio of noise to signal."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .adams_bashforth import third_order
-from .denoiser import Denoiser
-from .exponential import noise
-from .integrator import Draw, Integrator, Memory
+from .multistep import Multistep
+from .schedule import Schedule
 
 __all__ = ["LinearMultistep", "multistep_weights"]
 
 
 @dataclass(frozen=True)
-class LinearMultistep(Integrator):
+class LinearMultistep(Multistep):
     r"""The method of Adams and Bashforth in the ratio of noise to signal
     :math:`r_t = \sigma_t / \alpha_t`.
 
@@ -53,32 +51,20 @@ class LinearMultistep(Integrator):
         tensor([0.9904, 0.9904])
     """
 
-    points: int = 3
-    starter: bool = False
+    def level(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return schedule.ratio(t)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.points not in (1, 2, 3, 4):
-            raise ValueError(f"expected 1 to 4 points, got {self.points}")
-
-    @property
-    def order(self) -> int:
-        return self.points
-
-    def step(
-        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: Memory
+    def extrapolate(
+        self,
+        schedule: Schedule,
+        x_t: Tensor,
+        t: Tensor,
+        s: Tensor,
+        noises: Sequence[Tensor],
+        levels: Tensor,
     ) -> Tensor:
-        schedule, past = denoiser.schedule, self.points - 1
-        kept = [memory[f"noise{j}"] for j in range(past) if f"noise{j}" in memory]
-        noises = [noise(denoiser, x_t, t), *kept]
-        ratio = schedule.ratio(t)
-        ratios = torch.cat((ratio.reshape(1), memory.get("ratios", ratio.new_empty(0))))
-        memory["ratios"] = ratios[:past]
-        memory.update({f"noise{j}": eps for j, eps in enumerate(noises[:past])})
-        if self.starter and len(noises) < past and float(schedule.sigma(s)):
-            return third_order(denoiser, x_t, t, s, noises[0])
         x = x_t / schedule.alpha(t)
-        for weight, eps in zip(multistep_weights(ratios, schedule.ratio(s)), noises, strict=True):
+        for weight, eps in zip(multistep_weights(levels, schedule.ratio(s)), noises, strict=True):
             x = x + weight * eps
         return schedule.alpha(s) * x
 
