@@ -15,7 +15,7 @@ Two conventions live side by side, and names tell them apart:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import torch
@@ -125,6 +125,10 @@ class Operator(Map, Columns):
         device: The device, for operators without tensors; by default that of the tensors.
         symmetric: Whether :math:`A = A^T` by construction; by default what the class says (no).
 
+    Attributes:
+        total: Where fields are parts of longer ones, which several processes hold: what adds up
+            numbers over these, so that inner products are those of the whole; else None.
+
     Example:
         >>> class Reverse(Operator):
         ...     def forward(self, x):
@@ -142,6 +146,7 @@ class Operator(Map, Columns):
 
     symmetric: bool = False
     scatters: bool = False  # whether add_adjoint writes into the field that it is given
+    total: Callable[[Tensor], Tensor] | None = None
 
     def __init__(
         self,

@@ -78,7 +78,7 @@ class CG(KrylovSolver):
         active = residual > system.tolerance
         iterations = torch.zeros_like(active, dtype=torch.int64)
         p = system.precondition(r)
-        rz = dot(r, p)
+        rz = system.dot(r, p)
         for k in range(self.max_iterations):
             if self.done(k, active):
                 break
@@ -97,7 +97,7 @@ class CG(KrylovSolver):
             residual = torch.where(active, system.relative(r), residual)
             active = active & (residual > system.tolerance)
             z = system.precondition(r)
-            rz, previous = dot(r, z), rz
+            rz, previous = system.dot(r, z), rz
             ratio = rz / torch.where(active, previous, 1.0)
             p = torch.where(active[..., None], z + ratio[..., None] * p, 0.0)
         return x, residual, iterations, lifted
@@ -106,7 +106,7 @@ class CG(KrylovSolver):
 def _product(system: System, p: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """The curvature p^T S p and whether it is surely positive, S p, and V H^T p."""
     q, lifted = system.product(p)
-    curvature = dot(p, q)
+    curvature = system.dot(p, q)
     sizes = system.lengths
     return curvature, curvature > system.eps * sizes[0] * sizes[1], q, lifted
 
@@ -117,5 +117,5 @@ def _last(system: System, p: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Ten
     field = system.field(p)
     back, lifted = system.S.half(field)
     inner = dot(*(flatten(a, system.lifted_event).to(system.working) for a in (back, lifted)))
-    curvature = inner + dot(p, system.flatten(system.S.R.forward(field)))
+    curvature = system.sum(inner + dot(p, system.flatten(system.S.R.forward(field))))
     return curvature, curvature > 0, None, lifted

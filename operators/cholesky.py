@@ -61,6 +61,11 @@ class Cholesky:
             b: The right-hand sides, with shape :math:`(*, event)`.
             x0: Ignored: a direct solve needs no first guess.
         """
+        if S.total is not None:
+            raise ValueError(
+                f"Cholesky needs a whole matrix, got {S!r}, of which several processes hold "
+                "parts; use CG, or GMRES if it isn't symmetric"
+            )
         system = System(S, b, None, self.rtol)
         if not S.symmetric or S.shape[-1] > self.limit:
             raise ValueError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .iterative import Iterate, KrylovSolver
-from .krylov import System, accumulate, length, norm
+from .krylov import System, accumulate, norm
 from .registry import register
 
 __all__ = ["GMRES"]
@@ -133,7 +133,7 @@ class Space:
 
     def __post_init__(self) -> None:
         system, r = self.system, self.r
-        self.start = norm(r)
+        self.start = system.norm(r)
         self.residual = torch.where(system.nonzero, self.start / system.size, 0.0)
         self.active = self.residual > system.tolerance
         self.iterations = torch.zeros_like(self.active, dtype=torch.int64)
@@ -142,15 +142,15 @@ class Space:
 
     def extend(self, z: Tensor, w: Tensor, lifted: Tensor | None) -> None:
         """Adds a direction z with its product w = S z."""
-        j, size = len(self.directions), length(w)
+        j, size = len(self.directions), self.system.length(w)
         Q = torch.stack(self.basis, dim=-2)
-        h = torch.zeros_like(Q[..., 0])
+        h = Q.new_zeros(Q.shape[:-1])
         for _ in range(2):  # once more, for what rounding left
-            part = (Q @ w[..., None])[..., 0]
+            part = self.system.sum((Q @ w[..., None])[..., 0])
             w = w - (part[..., None, :] @ Q)[..., 0, :]
             h = h + part
         eps = torch.finfo(w.dtype).eps
-        rest = norm(w)
+        rest = self.system.norm(w)
         rest = torch.where(rest > 10 * eps * size, rest, 0.0)
         column = (self.rotations @ h[..., None])[..., 0]
         last = column[..., j]

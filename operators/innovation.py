@@ -63,7 +63,7 @@ class InnovationCovariance(Operator):
             batch_shape=broadcast(H.batch_shape, V.batch_shape, R.batch_shape),
             symmetric=V.symmetric and R.symmetric,
         )
-        self._dtype = common_dtype((H, V, R))
+        self._dtype, self.total = common_dtype((H, V, R)), V.total
 
     def half(self, u: Tensor) -> tuple[Tensor, Tensor]:
         r"""Computes the first half of the product.

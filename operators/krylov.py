@@ -41,7 +41,7 @@ class System:
     preconditioner: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, S: Operator, b: Tensor, x0: Tensor | None, rtol: float) -> None:
-        self.S, self.event = S, S.out_shape
+        self.S, self.event, self.total = S, S.out_shape, S.total
         batch = check_system(S, b, x0)
         self.full = Size((*batch, *self.event))
         self.flat = Size((*batch, self.event.numel()))
@@ -49,7 +49,7 @@ class System:
         self.working = torch.float32 if b.device.type == "mps" else torch.float64
         self.eps = torch.finfo(b.dtype).eps
         self.b = self.flatten(b)
-        size = length(self.b)
+        size = self.length(self.b)
         self.nonzero = size > 0
         self.size = torch.where(self.nonzero, size, 1.0)
         self.tolerance = max(rtol, 8 * self.eps) if rtol else 0.0
@@ -65,6 +65,24 @@ class System:
     def field(self, u: Tensor) -> Tensor:
         """Working vectors as a field of the type of b."""
         return u.to(self.dtype).reshape(self.full)
+
+    def sum(self, numbers: Tensor) -> Tensor:
+        """The sums of numbers over all processes that hold parts of the vectors."""
+        return numbers if self.total is None else self.total(numbers)
+
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """The inner products of vectors."""
+        return self.sum(dot(a, b))
+
+    @torch.no_grad()
+    def length(self, a: Tensor) -> Tensor:
+        """The norms of vectors, without a gradient, for what decides but isn't part of the
+        solution."""
+        return length(a) if self.total is None else self.dot(a, a).sqrt()
+
+    def norm(self, a: Tensor) -> Tensor:
+        """The norms of vectors, with a gradient of 0 at 0."""
+        return root(self.dot(a, a))
 
     def start(self, x0: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """The first guess, its residual, and what it lifts to, None if the guess is 0."""
@@ -83,7 +101,7 @@ class System:
             product = self.flatten(self.S.complete(field, lifted))
         else:
             product = self.flatten(self.S.forward(field))
-        self.lengths = length(u), length(product)
+        self.lengths = self.length(u), self.length(product)
         self.gain = torch.fmax(self.gain, self.lengths[1] / self.lengths[0])
         return product, lifted
 
@@ -95,11 +113,11 @@ class System:
 
     def relative(self, r: Tensor) -> Tensor:
         """The relative norms of residuals, 0 where b is."""
-        return length(r) / self.size
+        return self.length(r) / self.size
 
     def verified(self, x: Tensor, residual: Tensor) -> Tensor:
         """Residuals, computed anew if some are so small that rounding may hide in them."""
-        rounding = 1e3 * self.eps * (1 + self.gain * length(x) / self.size)
+        rounding = 1e3 * self.eps * (1 + self.gain * self.length(x) / self.size)
         doubtful = self.nonzero & (residual < rounding)
         if transformed() or bool(doubtful.any()):
             return self.relative(self.b - self.product(x)[0])
@@ -162,14 +180,18 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.no_grad()
 def length(a: Tensor) -> Tensor:
-    """The norms of vectors, without a gradient: what decides, but isn't part of the solution."""
+    """The norms of vectors, without a gradient."""
     size: Tensor = torch.linalg.vector_norm(a, dim=-1)
     return size
 
 
 def norm(a: Tensor) -> Tensor:
     """The norms of vectors, with a gradient of 0 at 0."""
-    square = dot(a, a)
+    return root(dot(a, a))
+
+
+def root(square: Tensor) -> Tensor:
+    """The square roots of numbers, with a gradient of 0 at 0."""
     zero = square == 0
     return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .iterative import Iterate, KrylovSolver
-from .krylov import System, accumulate, dot, length, norm
+from .krylov import System, accumulate, norm
 from .registry import register
 from .shapes import over
 
@@ -100,7 +100,7 @@ class MINRES(KrylovSolver):
                 new = new.minus(weight, old)
             new = new.over(safe)
             # Singular systems that have no solution send x to infinity once r is the least.
-            size = length(x + step[..., None] * new.z)
+            size = system.length(x + step[..., None] * new.z)
             usable = usable & (system.eps * system.gain * size <= 0.01 * system.size)
             step = torch.where(usable, step, 0.0)
             x = x + step[..., None] * new.z
@@ -134,7 +134,7 @@ class Lanczos:
     def _follow(self, w: Tensor, usable: Tensor) -> None:
         """Normalises what follows; beta is 0 where nothing does."""
         z = self.system.precondition(w)
-        square = dot(w, z)
+        square = self.system.dot(w, z)
         usable = usable & (square > 0)
         self.beta = torch.where(usable, torch.where(usable, square, 1.0).sqrt(), 0.0)
         inverse = torch.where(usable, 1 / torch.where(usable, self.beta, 1.0), 0.0)[..., None]
@@ -144,11 +144,11 @@ class Lanczos:
         """The vector z, its product S z, V H^T z, and the next alpha and beta."""
         z = self.z
         q, field = self.system.product(z)
-        alpha = dot(z, q)
+        alpha = self.system.dot(z, q)
         w = q - alpha[..., None] * self.v - self.beta[..., None] * self.previous
         self.scale = torch.fmax(self.scale, alpha.detach().abs())
         eps = torch.finfo(w.dtype).eps
-        self._follow(w, active & (length(w) > 10 * eps * self.system.lengths[1]))
+        self._follow(w, active & (self.system.length(w) > 10 * eps * self.system.lengths[1]))
         return z, q, field, alpha, self.beta
 
 

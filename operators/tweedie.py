@@ -79,7 +79,7 @@ class TweedieCovariance(Operator):
             )
         super().__init__(event, event, batch_shape=batch)
         self.gain = gain.reshape(*gain.shape, *(1,) * len(event)) if gain.ndim else gain
-        self.t = t
+        self.t, self.total = t, getattr(denoiser, "total", None)
 
     @property
     def mean(self) -> Tensor:

@@ -72,6 +72,7 @@ from .repaint import RePaint
 from .rewind import RewindDDIM
 from .schedule import RectifiedSchedule, Schedule, VESchedule, VPSchedule
 from .sda import SDA
+from .sharded_windows import ShardedWindows, window_pieces
 from .state import State
 from .stochastic_heun import StochasticHeun
 from .switched import Switched
@@ -147,6 +148,7 @@ __all__ = [
     "Samples",
     "Schedule",
     "ScorePrediction",
+    "ShardedWindows",
     "State",
     "StochasticHeun",
     "Switched",
@@ -164,4 +166,5 @@ __all__ = [
     "leave_out",
     "ratio_times",
     "sample",
+    "window_pieces",
 ]

@@ -3,6 +3,7 @@ r"""What every score model offers: the mean of the clean state given the noisy o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Size, Tensor, nn
 
@@ -71,6 +72,14 @@ class Denoiser(nn.Module, ABC):
         alpha, sigma = self.schedule(t)
         covariance = TweedieCovariance(self, x_t, t, alpha, sigma, self.event_shape)
         return Gaussian(covariance.mean, covariance)
+
+    @property
+    def total(self) -> Callable[[Tensor], Tensor] | None:
+        r"""Where states are parts of longer ones, which several processes hold: what adds up
+        numbers over these; else None. A denoiser made of others has theirs.
+        """
+        parts = (child.total for child in self.children() if isinstance(child, Denoiser))
+        return next((total for total in parts if total is not None), None)
 
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         r"""The scales :math:`\alpha_t` and :math:`\sigma_t`, shaped to multiply states.

@@ -43,6 +43,7 @@ class DPS(Guidance):
         prior = self.denoiser.posterior(x_t, t)
         residual, H, _ = self.likelihood.linearize(prior.mean)
         axes = tuple(range(residual.ndim - len(H.out_shape), residual.ndim))
-        norm = residual.square().sum(axes).sqrt() if axes else residual.abs()
+        square = residual.square().sum(axes) if axes else residual.square()
+        norm = (square if self.total is None else self.total(square)).sqrt()
         unit = residual / over(norm.clamp_min(1e-30), H.out_shape)
         return prior.mean + self.zeta * prior.covariance.forward(H.adjoint(unit))

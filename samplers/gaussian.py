@@ -28,6 +28,7 @@ from .log_density import log_density
 __all__ = ["ConditionalCovariance", "Gaussian", "Innovation"]
 
 Innovation: TypeAlias = Callable[[Operator, Operator, Operator], Operator]
+Total: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,14 +139,15 @@ class Gaussian:
             )
         residual, H, R = likelihood.linearize(self.mean)
         S = innovation(H, self.covariance, R)
+        total = S.total = self.covariance.total  # of what is observed as of the states
         left = ConditionalCovariance(self.covariance, H, S, solver)
         solution = solver(S, residual)
         gain = left.lift(solution)
         if bounded:
             c = (
-                damping(solution.value, residual, R)
+                damping(solution.value, residual, R, total)
                 if left.exact is not None
-                else braking(H.forward(gain), residual, len(H.out_shape))
+                else braking(H.forward(gain), residual, len(H.out_shape), total)
             )
             gain = gain * over(c, self.covariance.in_shape)
         return Gaussian(self.mean + gain, left), residual, S
@@ -229,6 +231,7 @@ class ConditionalCovariance(Operator):
         batch = broadcast(V.batch_shape, H.batch_shape, S.batch_shape)
         symmetric = V.symmetric and S.symmetric
         super().__init__(V.in_shape, V.in_shape, batch_shape=batch, symmetric=symmetric)
+        self.total = V.total
 
     def forward(self, x: Tensor) -> Tensor:
         product = self.V.forward(x)
@@ -284,7 +287,7 @@ class ConditionalCovariance(Operator):
         return diagonal
 
 
-def damping(u: Tensor, r: Tensor, R: Operator) -> Tensor:
+def damping(u: Tensor, r: Tensor, R: Operator, total: Total | None = None) -> Tensor:
     r"""The largest :math:`c \leq 1` with :math:`c \, u^T R u \leq (u^T r)_+`, which is 1 for
     solutions :math:`u` of systems :math:`(W + R) u = r` with :math:`W \geq 0`, also for those
     that GMRES or CG stop at.
@@ -293,6 +296,7 @@ def damping(u: Tensor, r: Tensor, R: Operator) -> Tensor:
         u: The solution, with shape :math:`(*, out)`.
         r: The right-hand side, with shape :math:`(*, out)`.
         R: The covariance :math:`R`.
+        total: What adds up numbers, where fields are parts of longer ones.
 
     Returns:
         The numbers, with shape :math:`(*)`.
@@ -304,18 +308,21 @@ def damping(u: Tensor, r: Tensor, R: Operator) -> Tensor:
     """
     energy = flatten(u * R.forward(u), R.in_shape).sum(-1)
     work = flatten(u * r, R.in_shape).sum(-1)
+    if total is not None:
+        energy, work = total(torch.stack((energy, work)))
     # The slack is for rounding where W is 0 and both are equal.
     broken = energy > work + 1e-3 * work.abs()
     return torch.where(broken, work.clamp_min(0.0) / torch.where(broken, energy, 1.0), 1.0)
 
 
-def braking(move: Tensor, r: Tensor, event_ndim: int) -> Tensor:
+def braking(move: Tensor, r: Tensor, event_ndim: int, total: Total | None = None) -> Tensor:
     r"""The largest :math:`c \leq 1` with :math:`c \, \|m\| \leq 2 \|r\|`.
 
     Arguments:
         move: The move :math:`m` of what is observed, with shape :math:`(*, out)`.
         r: The residual, with shape :math:`(*, out)`.
         event_ndim: The number of axes of an observation.
+        total: What adds up numbers, where fields are parts of longer ones.
 
     Returns:
         The numbers, with shape :math:`(*)`.
@@ -326,6 +333,8 @@ def braking(move: Tensor, r: Tensor, event_ndim: int) -> Tensor:
     """
     axes = tuple(range(-event_ndim, 0))
     moved, bound = (f.square().sum(axes) if axes else f.square() for f in (move, 2 * r))
+    if total is not None:
+        moved, bound = total(torch.stack((moved, bound)))
     broken = moved > bound
     # The square root is kept from 0, where it has no derivative.
     return (torch.where(broken, bound, 1.0) / torch.where(broken, moved, 1.0)).sqrt()

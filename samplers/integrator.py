@@ -23,7 +23,7 @@ __all__ = ["Draw", "Generators", "Integrator", "Memory", "clean"]
 
 Draw: TypeAlias = Callable[[Tensor], Tensor]
 Memory: TypeAlias = dict[str, Tensor]
-Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
+Generators: TypeAlias = "torch.Generator | Sequence[Generators]"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ class Integrator(ABC):
         Arguments:
             denoiser: The denoiser, which knows the shape of events and the schedule.
             shape: The shape of the batch.
-            generator: A source of random numbers, or one for each member along the first axis.
+            generator: A source of random numbers, or one for each member along the first axis, or
+                one for each state along the next axis as well.
             dtype: The floating type.
             device: The device; by default that of the generator.
 
@@ -109,7 +110,7 @@ class Integrator(ABC):
             The noise, with shape :math:`(shape, event)`.
         """
         if device is None and generator is not None:
-            device = (generator if isinstance(generator, torch.Generator) else generator[0]).device
+            device = _leaves(generator)[0].device
         full = (*shape, *denoiser.event_shape)
         like = torch.empty(full, dtype=dtype, device=device)
         alpha, sigma = denoiser.schedule(torch.tensor(self.times[0], dtype=torch.float64))
@@ -185,7 +186,8 @@ class Integrator(ABC):
                 that a callback was given, to go on from: the samples are the same, bit for bit, if
                 the generators are as many as at first.
             generator: A source of random numbers, or one for each member along the first axis, so
-                that a member does not depend on those beside it.
+                that a member does not depend on those beside it, or one for each state of a
+                trajectory along the next axis as well, so that it may be drawn in pieces.
             progress: Whether to show a progress bar.
             callback: Called with the :class:`State` after each step.
             gradient: Whether the sample is differentiable with respect to :math:`x_1` and to what
@@ -208,7 +210,9 @@ class Integrator(ABC):
                 bar.update()
                 if callback is not None:
                     callback(replace(state, generators=_states(generator)))
-        if not bool(torch.isfinite(state.x_t).all()):
+        wrong = (~torch.isfinite(state.x_t)).sum()
+        # All processes that hold parts of the sample end alike.
+        if bool(wrong if denoiser.total is None else denoiser.total(wrong)):
             raise FloatingPointError(
                 "the sample holds values that are not finite: take more steps, fewer iterations "
                 "of the solver, or a larger variance of the errors"
@@ -232,11 +236,12 @@ def drawing(generator: Generators | None) -> Draw:
     r"""A source of white noise.
 
     Arguments:
-        generator: A source of random numbers, or one for each member along the first axis.
+        generator: A source of random numbers, or one for each member along the first axis, or one
+            for each state along the next axis as well.
     """
     if generator is None or isinstance(generator, torch.Generator):
         return lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-    members = list(generator)
+    members = [drawing(g) for g in generator]
 
     def draw(x: Tensor) -> Tensor:
         if x.ndim < 1 or len(x) != len(members):
@@ -244,12 +249,7 @@ def drawing(generator: Generators | None) -> Draw:
                 f"expected a generator for each member along the first axis, got {len(members)} "
                 f"for a state of shape {tuple(x.shape)}"
             )
-        return torch.stack(
-            [
-                torch.randn(x.shape[1:], generator=g, dtype=x.dtype, device=x.device)
-                for g in members
-            ]
-        )
+        return torch.stack([member(part) for member, part in zip(members, x, strict=True)])
 
     return draw
 
@@ -257,16 +257,23 @@ def drawing(generator: Generators | None) -> Draw:
 def _states(generator: Generators | None) -> Tensor | None:
     if generator is None or isinstance(generator, torch.Generator):
         return None if generator is None else generator.get_state()
-    return torch.stack([g.get_state() for g in generator])
+    return torch.stack([g.get_state() for g in _leaves(generator)])
 
 
 def _restore(generator: Generators, states: Tensor) -> None:
+    leaves = _leaves(generator)
     if isinstance(generator, torch.Generator):
-        generator, states = [generator], states.unsqueeze(0)
-    if states.ndim != 2 or len(states) != len(generator):
+        states = states.unsqueeze(0)
+    if states.ndim != 2 or len(states) != len(leaves):
         raise ValueError(
-            f"expected as many generators as the state was taken with, got {len(generator)} for "
+            f"expected as many generators as the state was taken with, got {len(leaves)} for "
             f"states of shape {tuple(states.shape)}"
         )
-    for g, saved in zip(generator, states, strict=True):
+    for g, saved in zip(leaves, states, strict=True):
         g.set_state(saved.clone())
+
+
+def _leaves(generator: Generators) -> list[torch.Generator]:
+    if isinstance(generator, torch.Generator):
+        return [generator]
+    return [leaf for part in generator for leaf in _leaves(part)]

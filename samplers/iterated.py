@@ -127,7 +127,10 @@ class IteratedMMPS(Conditioning):
         wide = shares.reshape(-1, *(1,) * mean.ndim)
         with torch.no_grad():
             shift, dual = (a + wide * b for a, b in zip(now, step, strict=True))
+            parts = torch.stack(
+                (self.likelihood.log_prob(mean + shift), flatten(shift * dual, event).sum(-1))
+            )
+            likelihood, cost = parts if self.total is None else self.total(parts)
             # V is positive, but for what is wrong with the Jacobians of networks.
-            cost = 0.5 * flatten(shift * dual, event).sum(-1).abs()
-            gain = self.likelihood.log_prob(mean + shift) - cost
+            gain = likelihood - 0.5 * cost.abs()
             return shares[gain.nan_to_num(nan=-torch.inf).argmax(0)]

@@ -2,11 +2,12 @@ r"""Long trajectories from the denoiser of short ones."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from .denoiser import Denoiser
 
@@ -66,11 +67,7 @@ class WindowedDenoiser(Denoiser):
         each = [denoiser] if isinstance(denoiser, Denoiser) else list(denoiser)
         window, *state = each[0].event_shape
         super().__init__((length, *state), each[0].schedule)
-        if length < window:
-            raise ValueError(f"expected a length of at least {window}, the window, got {length}")
-        if not 1 <= stride <= window:
-            raise ValueError(f"expected a stride between 1 and {window}, the window, got {stride}")
-        self.starts = (*range(0, length - window, stride), length - window)
+        self.starts = window_starts(length, window, stride)
         if isinstance(denoiser, Denoiser):
             self.denoiser = denoiser
         else:
@@ -89,6 +86,23 @@ class WindowedDenoiser(Denoiser):
 
     places: Tensor
 
+    def part(self, windows: range) -> WindowedDenoiser:
+        r"""What some of the windows, which follow each other, contribute to the states from the
+        start of the first to the end of the last.
+
+        Arguments:
+            windows: The numbers of the windows.
+        """
+        part, rows = copy.copy(self), slice(windows.start, windows.stop)
+        part._buffers = {name: b[rows] for name, b in self._buffers.items() if b is not None}
+        part._modules = dict(self._modules)
+        part.starts = tuple(start - self.starts[windows.start] for start in self.starts[rows])
+        part.places = self.places[rows] - self.starts[windows.start]
+        part.event_shape = Size((part.starts[-1] + self.places.shape[1], *self.event_shape[1:]))
+        if isinstance(self.denoiser, _EachWindow):
+            part.denoiser = _EachWindow(self.denoiser.some(rows), len(windows))
+        return part
+
     def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
         self.check(x_t, t)
         axis = x_t.ndim - len(self.event_shape)
@@ -105,6 +119,28 @@ class WindowedDenoiser(Denoiser):
         return torch.zeros_like(x_t).index_add(axis, self.places.flatten(), parts)
 
 
+def window_starts(length: int, window: int, stride: int) -> tuple[int, ...]:
+    r"""The first states of the windows of a trajectory; the last window ends with it.
+
+    Arguments:
+        length: The number of states.
+        window: The number of states of a window.
+        stride: The number of states between two windows.
+
+    Raises:
+        ValueError: If the trajectory is shorter than a window, or states lie in none.
+
+    Example:
+        >>> window_starts(9, 4, 2)
+        (0, 2, 4, 5)
+    """
+    if length < window:
+        raise ValueError(f"expected a length of at least {window}, the window, got {length}")
+    if not 1 <= stride <= window:
+        raise ValueError(f"expected a stride between 1 and {window}, the window, got {stride}")
+    return (*range(0, length - window, stride), length - window)
+
+
 class _EachWindow(Denoiser):
     """Denoisers of their own for the windows along the last axis of the batch."""
 
@@ -115,6 +151,9 @@ class _EachWindow(Denoiser):
                 f"expected a denoiser for each of {count} windows, got {len(denoisers)}"
             )
         self.denoisers = nn.ModuleList(denoisers)
+
+    def some(self, rows: slice) -> list[Denoiser]:
+        return [d for d in self.denoisers[rows] if isinstance(d, Denoiser)]
 
     def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
         axis = x_t.ndim - len(self.event_shape) - 1

@@ -1,11 +1,17 @@
 """What all tests share: one seed, one thread, and every device that there is."""
 
 import os
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+import appa_prob
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -42,3 +48,32 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def generator(device: torch.device) -> torch.Generator:
     """A seeded generator on the device."""
     return torch.Generator(device).manual_seed(0)
+
+
+def launch(count: int, command: list[str]) -> list[subprocess.Popen[bytes]]:
+    """Starts the ranks of a command as torchrun does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(appa_prob.__file__).parents[1]),
+    }
+    return [
+        subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | shared | {"RANK": str(i), "LOCAL_RANK": str(i)},
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Callable[[int, list[str]], list[subprocess.Popen[bytes]]]:
+    """Starts the ranks of a command: `ranks(count, command)`."""
+    return launch

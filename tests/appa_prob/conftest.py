@@ -1,9 +1,5 @@
 """A tiny world, and a tiny model trained on it."""
 
-import os
-import socket
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +7,6 @@ import pytest
 import xarray as xr
 import yaml
 
-import appa_prob
 from appa_prob.bundle import bundle_model
 from appa_prob.cli import read_config
 from appa_prob.train_autoencoder import AutoencoderConfig, train_autoencoder
@@ -102,35 +97,6 @@ def tiny_model(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_denoiser(denoiser, folder / "denoiser", progress=False)
     bundle_model(folder / "denoiser", folder / "tiny")
     return folder / "tiny"
-
-
-def launch(count: int, command: list[str]) -> list[subprocess.Popen[bytes]]:
-    """Starts the ranks of a command as torchrun does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(appa_prob.__file__).parents[1]),
-    }
-    return [
-        subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | shared | {"RANK": str(i), "LOCAL_RANK": str(i)},
-        )
-        for i in range(count)
-    ]
-
-
-@pytest.fixture
-def ranks() -> Callable[[int, list[str]], list[subprocess.Popen[bytes]]]:
-    """Starts the ranks of a command: `ranks(count, command)`."""
-    return launch
 
 
 @pytest.fixture
