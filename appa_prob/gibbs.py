@@ -1,15 +1,14 @@
-r"""Unknown parameters beside the fields of a program: Gibbs sampling and Monte Carlo EM.
+r"""Unknown parameters beside the fields of a program, by Gibbs sampling.
 
 Sites that are not diffusion priors, such as the scale of errors, the bias of an instrument or a
 physical constant, are parameters :math:`\theta`. Given them, fields are sampled by guidance; given
-fields, parameters are what Pyro samples or optimises,
+fields, parameters are moved by a kernel of Pyro,
 
 .. math:: x \sim p(x \mid \theta, y) \qquad \theta \sim p(\theta \mid x, y)
     \propto p(\theta) \, p(y \mid x, \theta)
 
-in turns for their joint posterior; for the mode of :math:`p(\theta \mid y)`, the second is a step
-of ascent of :math:`\log p(\theta) + \log p(y \mid x, \theta)`. Densities of fields are never
-computed: they cancel as long as the parameters are not those of a diffusion prior.
+in turns for their joint posterior. Densities of fields are never computed: they cancel as long as
+the parameters are not those of a diffusion prior.
 """
 
 from __future__ import annotations
@@ -17,23 +16,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pyro
 import torch
-from pyro import poutine
-from pyro.infer import NUTS, SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoDelta, init_to_median, init_to_value
+from pyro.infer import NUTS
+from pyro.infer.autoguide import init_to_value
 from torch import Tensor
 from tqdm import trange
 
-from appa_prob.samplers import Denoiser, Integrator, Likelihood
+from appa_prob.samplers import Integrator
 
-from .conditioning import sample_program
-from .program import Program
-from .sites import Hold, read_parameters
+from .given_fields import GivenFields, Guidance
 
-__all__ = ["gibbs", "monte_carlo_em"]
-
-Guide = Callable[[Denoiser, Likelihood], Denoiser]
+__all__ = ["gibbs"]
 
 
 def gibbs(
@@ -45,7 +38,7 @@ def gibbs(
     group_by_chain: bool = False,
     transitions: int = 1,
     kernel: Callable[..., Any] = NUTS,
-    guidance: Guide | None = None,
+    guidance: Guidance | None = None,
     integrator: Integrator | None = None,
     progress: bool = False,
     **kwargs: Any,
@@ -74,7 +67,8 @@ def gibbs(
         transitions: The number of transitions of the kernel in a turn; more are worth their time
             where parameters move slowly and fields are expensive.
         kernel: What makes the kernel of Pyro that moves parameters, called on a program and
-            `init_strategy`, as NUTS or ``partial(HMC, num_steps=4)``.
+            `init_strategy`, as NUTS, ``partial(HMC, num_steps=4)`` or
+            :class:`~appa_prob.svi_kernel.SVIKernel`, which draws from what SVI fits.
         guidance: As of :func:`condition`.
         integrator: The integrator, by default that of the first field.
         progress: Whether to show a progress bar.
@@ -91,7 +85,7 @@ def gibbs(
     Example:
         A field on two points and the bias of the instrument that sees it.
 
-        >>> import pyro.distributions as dist
+        >>> import pyro, pyro.distributions as dist
         >>> from appa_prob.diffusion_prior import DiffusionPrior
         >>> from appa_prob.operators import Isotropic
         >>> from appa_prob.samplers import DPMSolver, GaussianDenoiser, VESchedule
@@ -114,7 +108,7 @@ def gibbs(
             raise ValueError(f"expected at least one of {name}, got {n}")
     chains = []
     for _ in range(num_chains):
-        chain = _Chain(_Given(model, args, kwargs), args, kwargs, kernel, warmup_steps)
+        chain = _Chain(GivenFields(model, args, kwargs), args, kwargs, kernel, warmup_steps)
         turns = trange(warmup_steps + num_samples, disable=not progress, desc="sampling")
         states = [chain.turn(transitions, guidance, integrator) for _ in turns][warmup_steps:]
         chains.append({name: torch.stack([s[name] for s in states]) for name in states[0]})
@@ -122,118 +116,12 @@ def gibbs(
     return grouped if group_by_chain else {k: v.flatten(0, 1) for k, v in grouped.items()}
 
 
-def monte_carlo_em(
-    model: Callable[..., Any],
-    *args: Any,
-    num_steps: int = 200,
-    num_samples: int = 4,
-    optimiser: Any = None,
-    guidance: Guide | None = None,
-    integrator: Integrator | None = None,
-    progress: bool = False,
-    **kwargs: Any,
-) -> dict[str, Tensor]:
-    r"""The mode of the parameters of a program with fields integrated out,
-    :math:`\arg \max_\theta p(\theta \mid y)`.
-
-    By stochastic ascent, since fields drawn given the parameters give the gradient,
-
-    .. math:: \nabla_\theta \log p(\theta \mid y) = \mathbb{E}_{x \mid \theta, y}
-        \left[ \nabla_\theta \log p(\theta) \, p(y \mid x, \theta) \right]
-
-    What is left of the noise in the end is of the size of the last steps of the optimiser.
-
-    References:
-        | A Monte Carlo Implementation of the EM Algorithm and the Poor Man's Data Augmentation
-        Algorithms (Wei and Tanner, 1990) | https://doi.org/10.1080/01621459.1990.10474930
-
-    Arguments:
-        model: The program, as of :func:`gibbs`.
-        args: Its arguments.
-        num_steps: The number of times that fields are drawn.
-        num_samples: The number of fields that are drawn at a time, with a step of SVI for each.
-        optimiser: The optimiser of Pyro; by default Adam with steps that fall from .1 to .001.
-        guidance: As of :func:`condition`.
-        integrator: The integrator, by default that of the first field.
-        progress: Whether to show a progress bar.
-        kwargs: Arguments of the program by name.
-
-    Returns:
-        The parameters by the names of sites.
-
-    Raises:
-        ValueError: As :func:`gibbs`.
-
-    Example:
-        The offset of an instrument that saw two points.
-
-        >>> import pyro.distributions as dist
-        >>> from appa_prob.diffusion_prior import DiffusionPrior
-        >>> from appa_prob.operators import Isotropic
-        >>> from appa_prob.samplers import DPMSolver, GaussianDenoiser, VESchedule
-        >>> denoiser = GaussianDenoiser(torch.zeros(2), Isotropic(1.0, 2), VESchedule())
-        >>> prior = DiffusionPrior(denoiser, DPMSolver(8))
-        >>> def model(y):
-        ...     offset = pyro.sample("offset", dist.Normal(0.0, 1.0))
-        ...     x = pyro.sample("x", prior)
-        ...     pyro.sample("y", dist.Normal(x + offset, 1.0).to_event(1), obs=y)
-        >>> found = monte_carlo_em(model, torch.tensor([1.0, 1.0]), num_steps=25)
-        >>> bool((found["offset"] - 0.5).abs() < 0.2)
-        True
-    """
-    if num_steps < 1 or num_samples < 1:
-        raise ValueError(f"expected steps and samples, got {num_steps} and {num_samples}")
-    if optimiser is None:
-        fall = 0.01 ** (1 / (num_steps * num_samples))
-        optimiser = pyro.optim.ClippedAdam({"lr": 0.1, "lrd": fall})
-    given = _Given(model, args, kwargs)
-    with pyro.get_param_store().scope():
-        guide = AutoDelta(given, init_loc_fn=init_to_median)
-        svi = SVI(given, guide, optimiser, Trace_ELBO())
-        given.parameters = _values(guide(*args, **kwargs))
-        for _ in trange(num_steps, disable=not progress, desc="ascent"):
-            x = given.draw(num_samples, guidance, integrator)
-            for one in x:
-                given.fields = given.program.unpack(one)
-                svi.step(*args, **kwargs)
-            given.parameters = _values(guide(*args, **kwargs))
-    return given.parameters
-
-
-class _Given:
-    """The program of the parameters, with fields given and hidden, so that no handler asks for
-    their densities."""
-
-    def __init__(
-        self, model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> None:
-        self.model = model
-        with poutine.block():
-            trace = poutine.trace(Hold({})(model)).get_trace(*args, **kwargs)
-        self.parameters = read_parameters(trace)
-        self.program = Program(model, args, kwargs, values=self.parameters)
-        self.fields: dict[str, Tensor] = {}
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        names = [field.name for field in self.program.fields]
-        with poutine.block(hide=names), Hold(self.fields):
-            return self.model(*args, **kwargs)
-
-    def draw(self, count: int, guidance: Guide | None, integrator: Integrator | None) -> Tensor:
-        """States given the parameters, with shape (count, event)."""
-        self.program = self.program.at(self.parameters)
-        samples = sample_program(self.program, count, guidance=guidance, integrator=integrator)
-        return self.program.pack(
-            {field.name: samples[field.name] for field in self.program.fields}
-        )
-
-
 class _Chain:
     """A chain of Gibbs sampling."""
 
     def __init__(
         self,
-        given: _Given,
+        given: GivenFields,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         kernel: Callable[..., Any],
@@ -245,7 +133,7 @@ class _Chain:
         self.z: dict[str, Tensor] = self.kernel.initial_params
 
     def turn(
-        self, transitions: int, guidance: Guide | None, integrator: Integrator | None
+        self, transitions: int, guidance: Guidance | None, integrator: Integrator | None
     ) -> dict[str, Tensor]:
         """Fields given parameters, then parameters given fields."""
         given = self.given
@@ -259,7 +147,3 @@ class _Chain:
         }
         found = given.program.at(given.parameters).samples(x)
         return {**{name: value[0] for name, value in found.items()}, **given.parameters}
-
-
-def _values(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in found.items()}

@@ -12,7 +12,8 @@ from pyro.infer.mcmc.util import summary
 from torch import Tensor
 
 from appa_prob.diffusion_prior import DiffusionPrior
-from appa_prob.gibbs import gibbs, monte_carlo_em
+from appa_prob.gibbs import gibbs
+from appa_prob.monte_carlo_em import monte_carlo_em
 from appa_prob.operators import Dense
 from appa_prob.samplers import DPMSolver, GaussianDenoiser, VESchedule
 from appa_prob.samplers.testing import sbc
