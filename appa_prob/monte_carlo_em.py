@@ -63,7 +63,7 @@ def monte_carlo_em(
     Example:
         The offset of an instrument that saw two points.
 
-        >>> import pyro.distributions as dist
+        >>> import pyro.distributions as dist, torch
         >>> from appa_prob.diffusion_prior import DiffusionPrior
         >>> from appa_prob.operators import Isotropic
         >>> from appa_prob.samplers import DPMSolver, GaussianDenoiser, VESchedule
