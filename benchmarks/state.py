@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import math
 import time
-from itertools import accumulate
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from appa_prob.operators import Gather, Stack, WeightedGather
-from benchmarks.operators import COLUMNS, LEVELS, ROWS, Call, header, interpolation, report
+from benchmarks.allocations import Call, memory
+from benchmarks.operators import COLUMNS, LEVELS, ROWS, header, interpolation, report
 
 
 @torch.no_grad()
@@ -53,7 +52,7 @@ def observe_state(pairs: int) -> None:
     flat, read = x.view(-1), torch.cat((corners[:, 0], swath))
     report("product, ms", lambda: A(x), lambda: flat[read], pairs, 3.0)
     report("adjoint, ms", lambda: A.adjoint(y), lambda: flat[read], pairs, 3.0)
-    used = peak(lambda: A(x))
+    _, used = memory(lambda: A(x))
     label = "peak memory of the product, MB"
     typer.echo(f"{label:44}{used / 1e6:10.1f}{y.nbytes / 1e6:10.1f}{used / y.nbytes:8.2f}  <= 2")
     grown = resident_peak(lambda: A.adjoint(y))
@@ -85,19 +84,6 @@ def swath_cells() -> Tensor:
         level = (close[:, 0] ** 2 + close[:, 1] ** 2).sqrt() * around + phi[i].sin() * close[:, 2]
         found.append((level > near).any(1).nonzero()[:, 0] + i * COLUMNS)
     return torch.cat(found)
-
-
-def peak(function: Call) -> int:
-    """The largest number of bytes that a function holds at once, its result included."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        result = function()
-    held = accumulate(
-        event.self_cpu_memory_usage
-        for event in sorted(record.events(), key=lambda event: event.time_range.start)
-    )
-    highest: int = max(held)
-    del result
-    return highest
 
 
 def resident_peak(function: Call) -> int | None:

@@ -80,6 +80,13 @@ class Convolution(Operator):
             )
         self.kernel, self.boundary, self.method = kernel, boundary, method
         self.grid = grid
+        small = kernel.numel() < CROSSOVER and kernel.ndim <= 3
+        self._direct = small if method is None else method == "direct"
+        self._axes = list(range(-kernel.ndim, 0))
+        self._centre = [m // 2 for m in kernel.shape]
+        self._before = [m - 1 - m // 2 for m in kernel.shape]
+        # Whether the padding is what convolutions of torch do by themselves.
+        self._unpadded = boundary == "zero" and self._before == self._centre
 
     def forward(self, x: Tensor) -> Tensor:
         if self._direct:
@@ -114,28 +121,6 @@ class Convolution(Operator):
         return fold(wide, self._before, self._centre, self.boundary)
 
     @property
-    def _direct(self) -> bool:
-        small = self.kernel.numel() < CROSSOVER and self.kernel.ndim <= 3
-        return small if self.method is None else self.method == "direct"
-
-    @property
-    def _unpadded(self) -> bool:
-        """Whether the padding is what convolutions of torch do by themselves."""
-        return self.boundary == "zero" and self._before == self._centre
-
-    @property
-    def _axes(self) -> list[int]:
-        return list(range(-self.kernel.ndim, 0))
-
-    @property
-    def _centre(self) -> list[int]:
-        return [m // 2 for m in self.kernel.shape]
-
-    @property
-    def _before(self) -> list[int]:
-        return [m - 1 - m // 2 for m in self.kernel.shape]
-
-    @property
     def _lengths(self) -> list[int]:
         if self.boundary == "periodic":
             return list(self.grid)
@@ -166,14 +151,16 @@ class Convolution(Operator):
     def _correlated(self, x: Tensor, kernel: Tensor, padding: Sequence[int] | int = 0) -> Tensor:
         # Batch and leading axes go to channels, each convolved by itself: with one channel and
         # many batch entries the same takes up to a hundred times as long on a CPU.
-        grid = x.shape[-kernel.ndim :]
-        batch = x.shape[: -kernel.ndim]
-        channels = max(batch.numel(), 1)  # grouped convolutions refuse empty batches
-        fields = x.reshape(1, batch.numel(), *grid)
-        fields = fields if batch.numel() else fields.new_zeros(1, 1, *grid)
-        weight = kernel.expand(channels, 1, *kernel.shape)
-        y = DIRECT[kernel.ndim - 1](fields, weight, padding=padding, groups=channels)
-        return y[:, : batch.numel()].reshape(*batch, *y.shape[2:])
+        size = kernel.shape
+        batch = x.shape[: -len(size)]
+        channels = batch.numel()
+        if not channels:  # which grouped convolutions refuse
+            one = self._correlated(x.new_zeros(x.shape[-len(size) :]), kernel, padding)
+            return one.expand(*batch, *one.shape)
+        fields = x.reshape(1, channels, *x.shape[-len(size) :])
+        weight = kernel.expand(channels, 1, *size)
+        y = DIRECT[len(size) - 1](fields, weight, None, 1, padding, 1, channels)
+        return y.reshape(*batch, *y.shape[2:])
 
     def _filtered(self, x: Tensor, spectrum: Tensor) -> Tensor:
         if not x.numel():  # an empty batch, which MKL refuses to transform

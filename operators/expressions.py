@@ -18,7 +18,7 @@ from .base import Operator
 from .dense import LIMIT, draw
 from .elementary import Diagonal, Scaling
 from .registry import register
-from .scatter import adjoint_sum
+from .scatter import add_multiple, adjoint_sum
 from .shapes import broadcast, over
 
 __all__ = ["Adjoint", "Composition", "Scaled", "Sum"]
@@ -116,8 +116,15 @@ class Sum(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.terms[0].forward(x)
-        for term in self.terms[1:]:
-            y = y + term.forward(x)
+        for i, term in enumerate(self.terms[1:]):
+            c: float = 1
+            if (
+                isinstance(term, Scaled)
+                and isinstance(term.scale, float)
+                and y.is_floating_point()
+            ):
+                c, term = term.scale, term.operator
+            y = add_multiple(y, term.forward(x), c, owned=i > 0)
         return y
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -170,11 +177,18 @@ class Scaled(Operator):
             symmetric=operator.symmetric,
         )
         self._dtype = operator._own_dtype()
+        # One number multiplies the smaller side, the observations and not the state.
+        self._wider = 0 if batch else operator.out_shape.numel() - operator.in_shape.numel()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._wider > 0:
+            return self.operator.forward(x * over(self.scale, self.in_shape))
         return self.operator.forward(x) * over(self.scale, self.out_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
+        if self._wider < 0:
+            self._check(y, self.out_shape)
+            return self.operator.adjoint(y * over(self.scale, self.out_shape))
         return self.operator.adjoint(y) * over(self.scale, self.in_shape)
 
     def add_adjoint(self, y: Tensor, x: Tensor) -> Tensor:

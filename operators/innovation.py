@@ -122,7 +122,7 @@ class InnovationCovariance(Operator):
         return (columns.movedim(0, -1) + self.R.to_dense()).expand(self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.complete(x, self.half(x)[1])
+        return self.complete(x, self.V.forward(self.H.adjoint(x)))
 
     def adjoint(self, y: Tensor) -> Tensor:
         if self.symmetric:

@@ -73,5 +73,5 @@ def along(matrix: Tensor, x: Tensor, event: Size, axis: int) -> Tensor:
     front, back = event[:axis], event[len(event) + axis + 1 :]
     batch = x.shape[: x.ndim - len(event)]
     blocks = x.reshape(*batch, Size(front).numel(), event[axis], Size(back).numel())
-    y = matrix[..., None, :, :] @ blocks
+    y = matrix.unsqueeze(-3) @ blocks
     return y.reshape(*y.shape[:-3], *front, matrix.shape[-2], *back)

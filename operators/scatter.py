@@ -23,7 +23,7 @@ from .transforms import transformed
 if TYPE_CHECKING:
     from .base import Operator
 
-__all__ = ["adjoint_sum", "index_add", "paired", "zeros"]
+__all__ = ["add_multiple", "adjoint_sum", "index_add", "paired", "zeros"]
 
 LARGE = 2**26  # bytes; below, the allocator reuses memory, and writing zeros is as fast
 
@@ -107,8 +107,29 @@ def adjoint_sum(terms: Iterable[tuple[Operator, Tensor]]) -> Tensor:
     x = first.adjoint(y)
     owned = first.scatters  # other results may be the very tensor that went in
     for operator, y in others:
-        if operator.scatters and not owned:
-            x = x.clone(memory_format=torch.contiguous_format)
-        x = operator.add_adjoint(y, x)
+        if not operator.scatters:
+            x = add_multiple(x, operator.adjoint(y), owned=owned)
+        elif owned:
+            x = operator.add_adjoint(y, x)
+        else:
+            x = operator.add_adjoint(y, x.clone(memory_format=torch.contiguous_format))
         owned = True
     return x
+
+
+def add_multiple(x: Tensor, y: Tensor, c: float = 1, *, owned: bool) -> Tensor:
+    r"""The sum :math:`x + c \, y`, in place where :math:`x` is nobody else's and can hold it.
+
+    Arguments:
+        x: A tensor.
+        y: A tensor.
+        c: A number.
+        owned: Whether :math:`x` may be written to.
+
+    Example:
+        >>> add_multiple(torch.ones(2), torch.ones(2), 3.0, owned=True)
+        tensor([4., 4.])
+    """
+    if owned and x.shape == y.shape and x.dtype == y.dtype and not transformed():
+        return x.add_(y, alpha=c)
+    return torch.add(x, y, alpha=c)

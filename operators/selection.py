@@ -61,7 +61,8 @@ class Mask(Operator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         self._check(y, self.out_shape)
-        return self.add_adjoint(y, zeros(y, (*y.shape[:-1], *self.in_shape)))
+        flat = zeros(y, (*y.shape[:-1], self.in_shape.numel()))
+        return unflatten(flat.index_add_(-1, self.indices, y), self.in_shape)
 
     def add_adjoint(self, y: Tensor, x: Tensor) -> Tensor:
         self._check(y, self.out_shape)
@@ -107,8 +108,10 @@ class Gather(Operator):
         return unflatten(pick(x, self.indices.reshape(-1), self.in_shape), self.out_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        batch = y.shape[: y.ndim - len(self.out_shape)]
-        return self.add_adjoint(y, zeros(y, (*batch, *self.in_shape)))
+        self._check(y, self.out_shape)
+        y = flatten(y, self.out_shape)
+        flat = zeros(y, (*y.shape[:-1], self.in_shape.numel()))
+        return unflatten(flat.index_add_(-1, self.indices.reshape(-1), y), self.in_shape)
 
     def add_adjoint(self, y: Tensor, x: Tensor) -> Tensor:
         self._check(y, self.out_shape)

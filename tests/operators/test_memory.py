@@ -1,24 +1,14 @@
 """Observing a large state touches what is observed, and never copies the state."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from appa_prob.operators import Gather, Interpolate, Mask, Operator, Stack, WeightedGather
 from appa_prob.operators.scatter import LARGE, zeros
+from benchmarks.allocations import TREES, memory
 
 SHAPE = (24, 181, 360)  # 6 MB in single precision
 POINTS = 500
-
-
-def allocated(function: Callable[[], Tensor]) -> int:
-    """The bytes of all allocations of a function, those that it frees again included."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        function()
-    return sum(max(event.self_cpu_memory_usage, 0) for event in record.events())
 
 
 def observed(kind: str) -> Operator:
@@ -41,7 +31,7 @@ def test_products_allocate_what_they_observe(kind: str) -> None:
     x = torch.randn(A.in_shape)
     gathered = 4 * A.out_shape.numel() * (1 if kind in ("Mask", "Gather") else 4)
     result = 0 if kind in ("Mask", "Gather") else 4 * A.out_shape.numel()
-    assert allocated(lambda: A(x)) <= gathered + result + 64
+    assert memory(lambda: A(x))[0] <= gathered + result + 64
     assert gathered < x.nbytes / 20
 
 
@@ -50,7 +40,7 @@ def test_adjoints_of_stacks_allocate_one_state() -> None:
     A = Stack([observed(kind) for kind in kinds] + [0.5 * observed("Gather")])
     y = torch.randn(A.out_shape)
     size = 4 * A.in_shape.numel()
-    assert size <= allocated(lambda: A.adjoint(y)) < 1.1 * size
+    assert size <= memory(lambda: A.adjoint(y))[0] < 1.1 * size
     sizes = [block.out_shape.numel() for block in A.blocks]
     parts = zip(A.blocks, torch.split(y, sizes), strict=True)
     expected = sum(block.adjoint(part.reshape(block.out_shape)) for block, part in parts)
@@ -72,3 +62,18 @@ def test_large_adjoints_are_differentiable() -> None:
     (gradient,) = torch.autograd.grad(x.square().sum(), y)
     torch.testing.assert_close(gradient, 2 * A(A.adjoint(y)))
     torch.testing.assert_close(torch.func.vmap(A.adjoint)(y[None])[0], x)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_trees_allocate_no_more_than_what_is_written_by_hand(name: str) -> None:
+    A, product, adjoint = TREES[name](64)
+    x, y = torch.randn(A.in_shape), torch.randn(A.out_shape)
+    with torch.no_grad():
+        torch.testing.assert_close(A(x), product(x), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(A.adjoint(y), adjoint(y), rtol=1e-3, atol=1e-3)
+        for ours, theirs in (
+            (memory(lambda: A(x)), memory(lambda: product(x))),
+            (memory(lambda: A.adjoint(y)), memory(lambda: adjoint(y))),
+        ):
+            small = 256  # such as a turned kernel
+            assert ours[0] <= theirs[0] + small and ours[1] <= theirs[1] + small
