@@ -14,9 +14,10 @@ from appa_prob.operators import Cholesky, Operator
 from appa_prob.samplers import Gaussian, GaussianLikelihood
 
 from .appa import Appa
+from .dataset import Source
 from .eof_prior import fit_eofs, load_eofs, save_eofs
 from .files import refuse_existing
-from .train_autoencoder import Period, StandardisedStates
+from .states import Period, StandardisedStates, States
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,7 @@ class EofConfig(BaseModel):
     r"""The EOFs of optimal interpolation.
 
     Attributes:
-        data: The path of the dataset.
+        data: The path or the URL of the dataset.
         model: The name or the folder of the model, for its statistics.
         train: The period to take the EOFs from.
         rank: The number of EOFs.
@@ -43,7 +44,7 @@ class EofConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    data: Path
+    data: Source
     model: str
     train: Period
     rank: PositiveInt
@@ -61,7 +62,9 @@ def train_eofs(config: EofConfig, output: Path, *, overwrite: bool = False) -> N
     """
     refuse_existing(output, overwrite=overwrite)
     appa = Appa.from_pretrained(config.model)
-    states = StandardisedStates(config.data, config.train, appa.statistics).states
+    source = States(config.data, config.train)
+    states = StandardisedStates(source, appa.statistics, cache=True).memory
+    assert states is not None
     rows = torch.as_tensor(appa.grid.weights, dtype=torch.float32)
     factor = fit_eofs(states, rows, config.rank)
     save_eofs(output, factor, appa.grid, degree=config.degree, length=config.length)

@@ -9,7 +9,8 @@ import torch
 
 from .appa import Appa
 from .files import load_tensors
-from .train_autoencoder import AutoencoderConfig, StandardisedStates
+from .states import StandardisedStates
+from .train_autoencoder import AutoencoderConfig, open_states
 from .train_denoiser import DenoiserConfig, build_denoiser, load_autoencoder
 from .trajectory_prior import TrajectoryCovariance
 
@@ -34,11 +35,16 @@ def bundle_model(denoiser: Path, output: Path, *, overwrite: bool = False) -> Ap
     autoencoder, statistics = load_autoencoder(config.autoencoder)
     _, trained = load_tensors(config.autoencoder / "autoencoder.safetensors")
 
-    train = StandardisedStates(config.data, config.train, statistics)
-    held = StandardisedStates(config.data, config.validation, statistics)
-    errors = [
-        (autoencoder(part)[0] - part).square().sum(0) for part in torch.split(held.states, 64)
-    ]
+    encoder = AutoencoderConfig.model_validate(trained["config"])
+    train, held = (
+        StandardisedStates(open_states(encoder, period, config.data), statistics, cache=False)
+        for period in (config.train, config.validation)
+    )
+    error, variability = torch.zeros(2, *train.source.shape)
+    for part in held.parts():
+        error += (autoencoder(part)[0] - part).square().sum(0) / len(held)
+    for part in train.parts():
+        variability += part.square().sum(0) / len(train)
 
     space, lags = (torch.view_as_complex(tensors[name].contiguous()) for name in ("space", "lags"))
     covariance = TrajectoryCovariance(space, lags, autoencoder.latent_shape)
@@ -47,18 +53,16 @@ def bundle_model(denoiser: Path, output: Path, *, overwrite: bool = False) -> Ap
         {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
     )
     model = Appa(
-        catalogue=train.catalogue,
-        grid=train.grid,
+        catalogue=train.source.catalogue,
+        grid=train.source.grid,
         statistics=statistics,
         autoencoder=autoencoder,
         denoiser=module,
-        error=(torch.stack(errors).sum(0) / len(held.states)).sqrt(),
-        variability=train.states.square().mean(0).sqrt(),
+        error=error.sqrt(),
+        variability=variability.sqrt(),
         step=np.diff(train.times[:2])[0],
         provenance={
-            "autoencoder": AutoencoderConfig.model_validate(trained["config"]).model_dump(
-                mode="json"
-            ),
+            "autoencoder": encoder.model_dump(mode="json"),
             "denoiser": config.model_dump(mode="json"),
         },
     )

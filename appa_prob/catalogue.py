@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import UserError, unknown
+from .units import same_units
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -80,7 +81,10 @@ class Catalogue:
 
     @classmethod
     def from_dataset(
-        cls, dataset: xr.Dataset, variables: Sequence[str] | None = None
+        cls,
+        dataset: xr.Dataset,
+        variables: Sequence[str] | None = None,
+        levels: Sequence[float] | None = None,
     ) -> Catalogue:
         r"""The catalogue of a dataset.
 
@@ -89,10 +93,11 @@ class Catalogue:
                 and, maybe, `level`, in any order, and an attribute `units`.
             variables: The variables to take, in this order. By default all that vary in time, in
                 the order of the dataset; others, such as the orography, are not states.
+            levels: The levels to take, in this order. By default all, in that of the dataset.
 
         Raises:
-            UserError: If a variable isn't there, has no units or other dimensions, or if there is
-            none.
+            UserError: If a variable or a level isn't there, a variable has no units or other
+            dimensions, or if there is none.
         """
         known = [str(name) for name, array in dataset.data_vars.items() if "time" in array.dims]
         channels: list[Channel] = []
@@ -104,13 +109,16 @@ class Catalogue:
             if dimensions - {"level"} != {"time", "latitude", "longitude"}:
                 raise UserError(
                     f"{name} has the dimensions {', '.join(map(str, array.dims))}; "
-                    "expected time, latitude, longitude and, maybe, level: rename or drop them"
+                    "expected time, latitude, longitude and, maybe, level: rename or drop them, "
+                    "or list the variables to take"
                 )
             if "units" not in array.attrs:
                 raise UserError(f"{name} has no units: give it an attribute `units`, as in CF")
             on_levels = "level" in dimensions
-            levels = [float(level) for level in dataset["level"].values] if on_levels else [None]
-            channels.extend(Channel(name, level, str(array.attrs["units"])) for level in levels)
+            own: Sequence[float | None] = [None]
+            if on_levels:
+                own = _levels(name, [float(x) for x in dataset["level"].values], levels)
+            channels.extend(Channel(name, level, str(array.attrs["units"])) for level in own)
         if not channels:
             raise UserError("the dataset has no variable that varies in time")
         return cls(tuple(channels))
@@ -187,7 +195,7 @@ class Catalogue:
         for channel in self.channels:
             found.index(channel.variable, channel.level)
             units = found.units(channel.variable)
-            if units != channel.units:
+            if not same_units(units, channel.units):
                 raise UserError(
                     f"{channel.variable} is in {units}; expected {channel.units}: convert it"
                 )
@@ -243,3 +251,12 @@ class Catalogue:
         if not channels:
             raise unknown("variable", variable, self.variables)
         return channels
+
+
+def _levels(name: str, known: Sequence[float], chosen: Sequence[float] | None) -> Sequence[float]:
+    if chosen is None:
+        return known
+    for level in chosen:
+        if level not in known:
+            raise unknown(f"level of {name}", f"{level:g}", [f"{x:g}" for x in known])
+    return [float(level) for level in chosen]

@@ -68,6 +68,18 @@ def train_autoencoder(
         train_autoencoder(training, output, progress=not quiet, device=device)
 
 
+@train.command("statistics")
+def train_statistics(config: Config, output: Folder, threads: Threads = None) -> None:
+    """Take the statistics that an autoencoder needs, in one pass through the data."""
+    from .parallel import process_group
+    from .train_autoencoder import AutoencoderConfig, read_statistics
+
+    _use(threads)
+    training = read_config(AutoencoderConfig, config)
+    with process_group():
+        read_statistics(training, output)
+
+
 @train.command("denoiser")
 def train_denoiser(
     config: Config, output: Folder, quiet: Quiet = False, threads: Threads = None

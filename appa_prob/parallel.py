@@ -64,6 +64,15 @@ def mean_over_ranks(x: Tensor) -> Tensor:
     return total / ranks()
 
 
+def sum_over_ranks(x: Tensor) -> Tensor:
+    r"""The sum of a tensor over all ranks, on the device of the tensor."""
+    if ranks() == 1:
+        return x
+    total = x.cuda() if dist.get_backend() == "nccl" else x.clone()
+    dist.all_reduce(total)
+    return total.to(x.device)
+
+
 def agree(decision: bool) -> bool:
     r"""What the first rank decides."""
     if ranks() == 1:
@@ -131,7 +140,7 @@ class Replica:
         recompute: bool = False,
     ) -> None:
         if recompute:
-            for block in _blocks(module):
+            for block in blocks(module):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         self.sharded = strategy == "fsdp" and dist.is_initialized()
         if self.sharded:
@@ -165,7 +174,7 @@ def shard(module: nn.Module) -> None:
     r"""Spreads the weights of a module over all ranks, in place."""
     from torch.distributed.fsdp import fully_shard
 
-    for block in _blocks(module):
+    for block in blocks(module):
         fully_shard(block)
     fully_shard(module)
 
@@ -192,6 +201,6 @@ class _Loss(nn.Module):
         return self.function(self.module, *arguments)
 
 
-def _blocks(module: nn.Module) -> list[nn.Module]:
+def blocks(module: nn.Module) -> list[nn.Module]:
     lists = [m for m in module.modules() if isinstance(m, nn.ModuleList)]
     return [block for some in lists for block in some if any(True for _ in block.parameters())]

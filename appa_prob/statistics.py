@@ -2,44 +2,19 @@ r"""The climatology that states are standardised with."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .moments import SeasonalMoments
+from .seasons import seasonal_basis
+
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Statistics", "seasonal_basis"]
-
-YEAR = 365.2425  # days
-
-
-def seasonal_basis(times: NDArray[np.datetime64], harmonics: int) -> Tensor:
-    r"""The functions of the seasonal cycle.
-
-    .. math:: 1, \cos(2 \pi k \tau), \sin(2 \pi k \tau) \qquad k = 1, 2, \dots
-
-    with :math:`\tau` the time since 2000-01-01 in years of 365.2425 days.
-
-    Arguments:
-        times: Times, with shape :math:`(L)`.
-        harmonics: The number of harmonics.
-
-    Returns:
-        Their values, with shape :math:`(L, 1 + 2 \, \mathrm{harmonics})`.
-
-    Example:
-        >>> seasonal_basis(np.array(["2000-01-01"], dtype="datetime64[h]"), 1)
-        tensor([[1., 1., 0.]])
-    """
-    days = (times - np.datetime64("2000-01-01")) / np.timedelta64(1, "D")
-    phase = torch.as_tensor(2 * math.pi * (days / YEAR), dtype=torch.float64).unsqueeze(-1)
-    orders = torch.arange(1, harmonics + 1, dtype=torch.float64)
-    waves = torch.stack((torch.cos(orders * phase), torch.sin(orders * phase)), dim=-1).flatten(-2)
-    return torch.cat((torch.ones_like(phase), waves), dim=-1).float()
+__all__ = ["Statistics"]
 
 
 class Statistics(nn.Module):
@@ -87,20 +62,29 @@ class Statistics(nn.Module):
             weights: The area weights of the rows, with shape :math:`(H)`.
             harmonics: The number of harmonics.
         """
-        basis = seasonal_basis(times, harmonics).double()
-        gram = basis.T @ basis
-        flat = x.flatten(1)
-        parts = torch.split(flat, 8192, dim=1)
-        moment = torch.cat([basis.T @ part.double() for part in parts], dim=1)
-        coefficients = torch.linalg.solve(gram, moment).float().reshape(-1, *x.shape[1:])
-        fitted = cls(coefficients, torch.ones(x.shape[1]))
-        square = torch.zeros(x.shape[1:], dtype=torch.float64)
+        moments = SeasonalMoments(tuple(x.shape[1:]), harmonics)
         for start in range(0, len(x), 256):
             part = slice(start, start + 256)
-            square += fitted.standardise(x[part], times[part]).square().double().sum(0)
-        rows = (weights / weights.mean()).double().unsqueeze(-1)
-        fitted.scale = ((square / len(x)) * rows).mean(dim=(-2, -1)).sqrt().float()
-        return fitted
+            moments.add(x[part], times[part])
+        return cls.from_moments(moments, weights)
+
+    @classmethod
+    def from_moments(
+        cls, moments: SeasonalMoments, weights: Tensor, partial: Tensor | None = None
+    ) -> Statistics:
+        r"""The climatology of the states whose moments these are.
+
+        Arguments:
+            moments: The moments.
+            weights: The area weights of the rows, with shape :math:`(H)`.
+            partial: Which channels may be absent in places, with shape :math:`(C)`: their scale is
+                that of the other places.
+        """
+        coefficients, square = moments.fit()
+        rows = weights.double().unsqueeze(-1).expand_as(square)
+        rows = rows.masked_fill(square.isnan(), 0.0)
+        scale = ((square.nan_to_num() * rows).sum((-2, -1)) / rows.sum((-2, -1))).sqrt()
+        return cls(coefficients.float(), scale.float(), partial)
 
     def climatology(self, times: NDArray[np.datetime64]) -> Tensor:
         r"""The mean :math:`m(\tau)` at some times, :math:`(L) \to (L, C, H, W)`."""

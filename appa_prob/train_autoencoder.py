@@ -3,43 +3,36 @@ r"""Training of the autoencoder."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from .autoencoder import Autoencoder
-from .catalogue import Catalogue
-from .dataset import open_dataset, read_states, select_period
-from .files import save_tensors
-from .grid import Grid
-from .parallel import rank
+from .dataset import Source
+from .errors import UserError
+from .files import load_tensors, save_tensors
+from .parallel import agree, rank, share, sum_over_ranks
+from .states import Period, StandardisedStates, States, streamed_statistics
 from .statistics import Statistics
 from .training import Batch, Trainer, TrainingConfig
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["AutoencoderConfig", "StandardisedStates", "train_autoencoder"]
-
-
-class Period(BaseModel):
-    r"""A period, both ends included; an absent end means that of the dataset."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    start: str | None = None
-    stop: str | None = None
+__all__ = ["AutoencoderConfig", "open_states", "read_statistics", "train_autoencoder"]
 
 
 class AutoencoderConfig(BaseModel):
     r"""What to train, and on what.
 
     Attributes:
-        data: The path of the dataset.
+        data: The path or the URL of the dataset.
         train: The period to train on.
         validation: The period to validate on.
+        variables: The variables to take, in this order; by default all that vary in time.
+        levels: The levels to take, in this order; by default all.
+        partial: The variables that may be absent in places, as the temperature of the sea is over
+            land; there they are taken as average.
+        cache: Whether states are kept in memory; by default if those of a period take less than
+            1 GiB.
         harmonics: The number of harmonics of the seasonal climatology.
         latent_channels: The number of channels of a latent.
         widths: The number of hidden channels of each stage.
@@ -50,9 +43,13 @@ class AutoencoderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    data: Path
+    data: Source
     train: Period
     validation: Period
+    variables: tuple[str, ...] | None = None
+    levels: tuple[float, ...] | None = None
+    partial: tuple[str, ...] = ()
+    cache: bool | None = None
     harmonics: int = 2
     latent_channels: int
     widths: tuple[int, ...]
@@ -61,33 +58,46 @@ class AutoencoderConfig(BaseModel):
     training: TrainingConfig
 
 
-class StandardisedStates:
-    r"""The states of a period in memory, standardised.
+def read_statistics(config: AutoencoderConfig, folder: Path) -> Statistics:
+    r"""The climatology of the training period: `statistics.safetensors` in a folder, written
+    first if it is not there, in one pass through the data, which ranks share.
 
     Arguments:
-        path: The path of the dataset.
-        period: The period.
-        statistics: The climatology; fitted to these states if absent.
-        harmonics: The number of harmonics of the climatology to fit.
-    """
+        config: The data.
+        folder: The folder.
 
-    def __init__(
-        self, path: Path, period: Period, statistics: Statistics | None = None, harmonics: int = 2
-    ) -> None:
-        dataset = open_dataset(path)
-        self.catalogue = Catalogue.from_dataset(dataset)
-        self.grid = Grid(dataset.latitude.values, dataset.longitude.values)
-        states, self.times = read_states(
-            select_period(dataset, period.start, period.stop), self.catalogue
-        )
-        if statistics is None:
-            weights = torch.as_tensor(self.grid.weights, dtype=torch.float32)
-            statistics = Statistics.fit(states, self.times, weights, harmonics)
-        self.statistics = statistics
-        for start in range(0, len(states), 256):
-            part = slice(start, start + 256)
-            states[part] = statistics.standardise(states[part], self.times[part])
-        self.states = states
+    Raises:
+        UserError: If the data can't be used, or the file was made of other data.
+    """
+    path = Path(folder) / "statistics.safetensors"
+    keys = {"data", "train", "variables", "levels", "partial", "harmonics"}
+    origin = config.model_dump(mode="json", include=keys)
+    if agree(path.exists()):
+        tensors, metadata = load_tensors(path)
+        if metadata.get("origin") != origin:
+            raise UserError(
+                f"{path} holds the statistics of other data: take the same data, or another "
+                "output folder"
+            )
+        return Statistics(**tensors)
+    statistics = streamed_statistics(open_states(config, config.train), config.harmonics)
+    if rank() == 0:
+        save_tensors(path, statistics.state_dict(), {"origin": origin})
+    return statistics
+
+
+def open_states(
+    config: AutoencoderConfig, period: Period, source: Path | str | None = None
+) -> States:
+    r"""The states of a period, as a configuration describes them, of its dataset or another."""
+    return States(
+        source or config.data,
+        period,
+        config.variables,
+        config.levels,
+        partial=config.partial,
+        keep=config.training.pool + 1,
+    )
 
 
 def train_autoencoder(
@@ -111,44 +121,60 @@ def train_autoencoder(
         UserError: If the data can't be used, or the folder holds another training.
     """
     torch.manual_seed(config.training.seed)
-    train = StandardisedStates(config.data, config.train, harmonics=config.harmonics)
-    validation = StandardisedStates(config.data, config.validation, train.statistics)
+    statistics = read_statistics(config, folder)
+    train, validation = (
+        StandardisedStates(open_states(config, period), statistics, cache=config.cache)
+        for period in (config.train, config.validation)
+    )
     module = Autoencoder(
-        len(train.catalogue.channels),
-        (len(train.grid.latitude), len(train.grid.longitude)),
+        len(train.source.catalogue.channels),
+        train.source.grid.shape,
         config.latent_channels,
         config.widths,
         config.blocks,
     ).to(device)
-    held = validation.states[:: max(len(validation.states) // 256, 1)]
+    held = torch.arange(0, len(validation), max(len(validation) // 256, 1))
 
     def objective(model: nn.Module, batch: Batch) -> Tensor:
-        x = train.states[batch.indices].to(device)
+        x = batch.items.to(device)
         noise = config.latent_noise * batch.draw(torch.randn, *module.latent_shape).to(device)
         reconstruction, _ = model(x, noise)
         loss: Tensor = (reconstruction.float() - x).square().mean()
         return loss
 
     def validate(model: nn.Module) -> dict[str, float]:
-        parts = [part.to(device) for part in torch.split(held, 32)]
-        errors = [(model(part)[0] - part).square().mean((0, 2, 3)) for part in parts]
+        errors = []
+        for some in torch.split(held, 32):
+            part = validation[some].to(device)
+            errors.append((model(part)[0] - part).square().mean((0, 2, 3)))
         error = torch.stack(errors).mean(0)
         return {"rmse": error.mean().sqrt().item(), "worst_channel": error.max().sqrt().item()}
 
-    trainer = Trainer(module, objective, validate, len(train.states), config.training, folder)
+    trainer = Trainer(module, objective, validate, train, config.training, folder)
     average = trainer.run(progress=progress)
     assert isinstance(average, Autoencoder)
-    standardise_latents(average.to("cpu"), train.states)
+    standardise_latents(average.to("cpu"), train)
     if rank() > 0:
         return average
     metadata = {"config": config.model_dump(mode="json")}
     save_tensors(Path(folder) / "autoencoder.safetensors", average.state_dict(), metadata)
-    save_tensors(Path(folder) / "statistics.safetensors", train.statistics.state_dict(), {})
     return average
 
 
 @torch.no_grad()
-def standardise_latents(autoencoder: Autoencoder, states: Tensor) -> None:
-    r"""Gives the latents of some states zero mean and unit variance, by channel."""
-    z = torch.cat([autoencoder.encode(part) for part in torch.split(states, 128)])
-    autoencoder.standardise(z.mean((0, 2, 3)), z.std((0, 2, 3)))
+def standardise_latents(autoencoder: Autoencoder, states: StandardisedStates) -> None:
+    r"""Gives the latents of some states zero mean and unit variance, by channel; ranks share the
+    states.
+    """
+    count = torch.zeros((), dtype=torch.float64)
+    total, square = torch.zeros(2, autoencoder.latent_shape[0], dtype=torch.float64)
+    for part in states.parts(share(len(states))):
+        # About the zero mean that they have before, nearly.
+        z = autoencoder.encode(part).double()
+        count += z[:, 0].numel()
+        total += z.sum((0, 2, 3))
+        square += z.square().sum((0, 2, 3))
+    count, total, square = (sum_over_ranks(x) for x in (count, total, square))
+    mean = total / count
+    variance = (square - count * mean.square()) / (count - 1)
+    autoencoder.standardise(mean.float(), variance.sqrt().float())

@@ -3,7 +3,7 @@ r"""Training of the denoiser of latent trajectories."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
@@ -18,17 +18,16 @@ from appa_prob.samplers import (
 )
 
 from .autoencoder import Autoencoder
+from .dataset import Source
 from .errors import UserError
 from .files import load_tensors, save_tensors
 from .parallel import rank
+from .states import Period, StandardisedStates
 from .statistics import Statistics
-from .train_autoencoder import AutoencoderConfig, Period, StandardisedStates
+from .train_autoencoder import AutoencoderConfig, open_states
 from .training import Batch, Trainer, TrainingConfig
 from .trajectory_prior import TrajectoryCovariance
 from .transformer import TrajectoryTransformer
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["DenoiserConfig", "NoiseConfig", "build_denoiser", "train_denoiser"]
 
@@ -55,7 +54,7 @@ class DenoiserConfig(BaseModel):
     r"""What to train, and on what.
 
     Attributes:
-        data: The path of the dataset.
+        data: The path or the URL of the dataset.
         autoencoder: The folder of a trained autoencoder.
         train: The period to train on.
         validation: The period to validate on.
@@ -73,7 +72,7 @@ class DenoiserConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    data: Path
+    data: Source
     autoencoder: Path
     train: Period
     validation: Period
@@ -132,29 +131,25 @@ def train_denoiser(
             training.
     """
     torch.manual_seed(config.training.seed)
-    autoencoder, statistics = load_autoencoder(config.autoencoder)
-    train, train_dates = _latents(config, config.train, autoencoder, statistics)
-    held, held_dates = _latents(config, config.validation, autoencoder, statistics)
-    covariance = TrajectoryCovariance.fit(train, config.window)
+    train, held = (encoded_windows(config, p) for p in (config.train, config.validation))
+    covariance = TrajectoryCovariance.fit(train.latents, config.window)
     module = build_denoiser(config, covariance).to(device)
-    steps = torch.arange(config.window)
     times = LogNormalTimes(module.schedule, config.noise.median, config.noise.spread)
 
     def objective(model: nn.Module, batch: Batch) -> Tensor:
         assert isinstance(model, PreconditionedDenoiser)
-        places = batch.indices.unsqueeze(-1) + steps
+        x, date = batch.items
         t = batch.draw(times)
-        x, known = _turn(train[places], config.turned, batch)
+        x, known = _turn(x, config.turned, batch)
         eps = batch.draw(torch.randn, *x.shape[1:])
-        t, x, eps, date, known = (a.to(device) for a in (t, x, eps, train_dates[places], known))
+        t, x, eps, date, known = (a.to(device) for a in (t, x, eps, date, known))
         return denoising_loss(model, x, t, eps, date=date, known=known)
 
     def validate(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, PreconditionedDenoiser)
-        return _validation_losses(model, held, held_dates, steps, device)
+        return _validation_losses(model, held, device)
 
-    items = len(train) - config.window + 1
-    trainer = Trainer(module, objective, validate, items, config.training, folder)
+    trainer = Trainer(module, objective, validate, train, config.training, folder)
     average = trainer.run(progress=progress)
     assert isinstance(average, PreconditionedDenoiser)
     if rank() > 0:
@@ -184,39 +179,62 @@ def load_autoencoder(folder: Path) -> tuple[Autoencoder, Statistics]:
     return autoencoder.eval().requires_grad_(False), statistics
 
 
+class Windows:
+    r"""Windows of a series of latents, with the dates of their states.
+
+    Arguments:
+        latents: Latents at equal steps, with shape :math:`(L, c, h, w)`.
+        dates: Their dates, with shape :math:`(L, 2)`.
+        window: The number :math:`W` of states of a window.
+    """
+
+    def __init__(self, latents: Tensor, dates: Tensor, window: int) -> None:
+        self.latents, self.dates = latents, dates
+        self.steps = torch.arange(window)
+
+    def __len__(self) -> int:
+        return len(self.latents) - len(self.steps) + 1
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Windows, with shape :math:`(n, W, c, h, w)`, and dates, :math:`(n, W, 2)`."""
+        places = indices.unsqueeze(-1) + self.steps
+        return self.latents[places], self.dates[places]
+
+
 @torch.no_grad()
-def _latents(
-    config: DenoiserConfig, period: Period, autoencoder: Autoencoder, statistics: Statistics
-) -> tuple[Tensor, Tensor]:
-    states = StandardisedStates(config.data, period, statistics)
-    if len(states.states) <= config.window:
+def encoded_windows(config: DenoiserConfig, period: Period) -> Windows:
+    r"""Encodes the states of a period, a part at a time.
+
+    Raises:
+        UserError: If there are no more states than in a window.
+    """
+    autoencoder, statistics = load_autoencoder(config.autoencoder)
+    _, metadata = load_tensors(config.autoencoder / "autoencoder.safetensors")
+    source = open_states(AutoencoderConfig.model_validate(metadata["config"]), period, config.data)
+    if len(source) <= config.window:
         raise UserError(
             f"expected more than {config.window} states, the window, in each period, "
-            f"got {len(states.states)}: choose longer periods or a shorter window"
+            f"got {len(source)}: choose longer periods or a shorter window"
         )
-    latents = torch.cat([autoencoder.encode(part) for part in torch.split(states.states, 128)])
-    return latents, TrajectoryTransformer.date_features(states.times)
+    states = StandardisedStates(source, statistics, cache=False)
+    latents = torch.cat([autoencoder.encode(part) for part in states.parts()])
+    return Windows(latents, TrajectoryTransformer.date_features(states.times), config.window)
 
 
 def _validation_losses(
-    model: PreconditionedDenoiser,
-    held: Tensor,
-    dates: Tensor,
-    steps: Tensor,
-    device: torch.device | str,
+    model: PreconditionedDenoiser, held: Windows, device: torch.device | str
 ) -> dict[str, float]:
     r"""The losses at four noise levels, on about 96 windows with the same noise each time."""
-    starts = torch.arange(0, len(held) - len(steps), max(len(held) // 96, 1))
-    places = starts.unsqueeze(-1) + steps
+    starts = torch.arange(0, len(held) - 1, max(len(held.latents) // 96, 1))
     figures = {}
     for sigma in (0.1, 0.3, 1.0, 3.0):
         generator = torch.Generator().manual_seed(0)
         losses = []
-        for part in torch.split(places, 16):
-            x = held[part]
+        for part in torch.split(starts, 16):
+            x, date = held[part]
             eps = torch.randn(x.shape, generator=generator)
             t = model.schedule.time(torch.tensor(sigma, device=device)).expand(len(x))
-            x, eps, date = (a.to(device) for a in (x, eps, dates[part]))
+            x, eps, date = (a.to(device) for a in (x, eps, date))
             losses.append(denoising_loss(model, x, t, eps, date=date) * len(x))
         figures[f"loss_{sigma:g}"] = float(sum(losses)) / len(starts)
     return figures

@@ -5,24 +5,35 @@ goes on from its last checkpoint as if nothing had happened.
 """
 
 import copy
-import json
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from .checkpoint import load_checkpoint, read_metadata, save_checkpoint
 from .errors import UserError
-from .parallel import Replica, Strategy, agree, gather, mean_over_ranks, rank, ranks, shard
+from .journal import Journal, Meter, Tracker, peak_memory
+from .loading import Items, Steps, read_ahead, step_seed
+from .optimizers import OptimizerConfig, OptimizerOption, Optimizers
+from .parallel import (
+    Replica,
+    Strategy,
+    agree,
+    full_tensor,
+    gather,
+    mean_over_ranks,
+    rank,
+    ranks,
+    shard,
+)
 
 __all__ = ["Batch", "Trainer", "TrainingConfig"]
 
@@ -41,11 +52,13 @@ class Batch:
         step: The indices of all items of the step.
         rows: Which of them are here.
         generator: The source of what is random in the step.
+        items: The items that are here, a tensor or a tuple of them.
     """
 
     step: Tensor
     rows: slice
     generator: torch.Generator
+    items: Any = None
 
     @property
     def indices(self) -> Tensor:
@@ -61,7 +74,7 @@ class Batch:
 class TrainingConfig(BaseModel):
     r"""How to train.
 
-    AdamW with a warm-up, a cosine decay to zero and an exponential moving average of the weights.
+    A warm-up, a cosine decay to zero and an exponential moving average of the weights.
 
     Attributes:
         steps: The number of steps.
@@ -69,6 +82,7 @@ class TrainingConfig(BaseModel):
         accumulate: The number of micro-batches that each rank divides its items into.
         strategy: How ranks share the work: `ddp`, or `fsdp` for modules too large for one device.
         recompute: Whether activations inside blocks are computed again rather than kept.
+        optimizer: The optimizer, `adamw` or `muon`, or its options.
         learning_rate: The largest learning rate.
         warmup: The number of steps until it is reached.
         weight_decay: The decoupled weight decay.
@@ -78,6 +92,12 @@ class TrainingConfig(BaseModel):
         seed: What all that is random depends on.
         validate_every: The number of steps between two validations.
         checkpoint_minutes: The minutes between two checkpoints.
+        workers: The number of processes of each rank that read data ahead; with 0, data are read
+            when they are needed.
+        ahead: The number of steps that each of them is ahead.
+        pool: The number of chunks of the store that items are mixed over, where chunks hold
+            several times.
+        trackers: Where figures go beside `metrics.jsonl`: `tensorboard`, `wandb`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -87,6 +107,7 @@ class TrainingConfig(BaseModel):
     accumulate: PositiveInt = 1
     strategy: Strategy = "ddp"
     recompute: bool = False
+    optimizer: OptimizerOption = OptimizerConfig()
     learning_rate: PositiveFloat
     warmup: int = 200
     weight_decay: float = 0.0
@@ -96,6 +117,14 @@ class TrainingConfig(BaseModel):
     seed: int = 0
     validate_every: PositiveInt = 500
     checkpoint_minutes: PositiveFloat = 3.0
+    workers: NonNegativeInt = 0
+    ahead: PositiveInt = 2
+    pool: PositiveInt = 8
+    trackers: tuple[Tracker, ...] = ()
+
+
+# What a training may be gone on with in another way.
+FREE = {"checkpoint_minutes", "workers", "ahead", "trackers"}
 
 
 class Trainer:
@@ -105,10 +134,11 @@ class Trainer:
         module: The module to train.
         objective: The mean loss of some items, `objective(module, batch)`.
         validation: The figures of the averaged module, `validation(module)`.
-        items: The number of items to train on.
+        items: What is trained on, which batches hold parts of.
         config: How to train.
         folder: Where checkpoints (a file, or a folder if there are several ranks) and
-            `metrics.jsonl` are written.
+            `metrics.jsonl` are written: at each validation the loss, the learning rate, the norm
+            of the gradient, the speed, the share of the time spent waiting for data, the memory.
     """
 
     def __init__(
@@ -116,7 +146,7 @@ class Trainer:
         module: nn.Module,
         objective: Objective,
         validation: Validation,
-        items: int,
+        items: Items,
         config: TrainingConfig,
         folder: Path,
     ) -> None:
@@ -133,15 +163,10 @@ class Trainer:
         self.replica = Replica(module, objective, config.strategy, recompute=config.recompute)
         if self.replica.sharded:
             shard(self.average.module)
-        self.optimizer = torch.optim.AdamW(
-            module.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=(0.9, 0.99),
-        )
-        self.step = 0
+        self.optimizers = Optimizers(module, config.optimizer, config.weight_decay)
+        self.step, self.rate, self.norm = 0, 0.0, torch.zeros(())
         self.checkpoint = self.folder / "checkpoint"
-        self.metrics = self.folder / "metrics.jsonl"
+        self.meter = Meter(config.batch_size)
 
     def run(self, *, progress: bool = True) -> nn.Module:
         r"""Trains from the last checkpoint, or from the start, to the last step.
@@ -158,6 +183,10 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         if read_metadata(self.checkpoint) is not None:
             self.load()
+        trackers = self.config.trackers if rank() == 0 else ()
+        journal = Journal(self.folder, trackers, self.config.model_dump(mode="json"))
+        if rank() == 0:
+            journal.forget(self.step)
         saved = time.monotonic()
         bar = tqdm(
             total=self.config.steps,
@@ -167,51 +196,59 @@ class Trainer:
             mininterval=1.0,
         )
         running: Tensor | float = 0.0
+        self.meter.resume()
         with bar:
-            for indices in self._batches():
-                loss = self.advance(indices)
+            for indices, items in self._batches():
+                self.meter.waited()
+                loss = self.advance(indices, items)
+                self.meter.stepped()
                 running = running + loss
                 bar.update()
                 if self.step % 50 == 0:
-                    bar.set_postfix(loss=f"{float(running) / 50:.4f}", memory=_memory())
+                    memory = f"{peak_memory():.1f}GiB"
+                    bar.set_postfix(loss=f"{float(running) / 50:.4f}", memory=memory)
+                    journal.track(self.step, {"running_loss": float(running) / 50})
                     running = 0.0
                 if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
-                    self._validate(mean_over_ranks(loss).item())
+                    self._validate(mean_over_ranks(loss).item(), journal)
                 late = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
                 if agree(late):
                     self.save()
                     saved = time.monotonic()
+                self.meter.resume()
         self.save()
         if not self.replica.sharded:
             return self.average.module
         return gather(self.average.module, self.whole)
 
-    def advance(self, indices: Tensor) -> Tensor:
+    def advance(self, indices: Tensor, items: Any) -> Tensor:
         r"""Takes one step.
 
         Arguments:
-            indices: The items of the step, on all ranks together.
+            indices: The indices of the items of the step, on all ranks together.
+            items: The items of this rank.
 
         Returns:
             The loss of the items of this rank.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * self._schedule()
         # What modules draw themselves, as dropout does, depends on the step as well.
-        torch.manual_seed(_seed(self.config.seed, 1, self.step) + 2**39)
+        torch.manual_seed(step_seed(self.config.seed, 2, self.step))
         device = next(self.module.parameters()).device.type
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizers.zero_grad()
         parts = self._parts(len(indices))
         losses = []
         for part in parts:
-            batch = Batch(indices, part, _generator(self.config.seed, 1, self.step))
+            here = slice(part.start - parts[0].start, part.stop - parts[0].start)
+            generator = torch.Generator().manual_seed(step_seed(self.config.seed, 1, self.step))
+            batch = Batch(indices, part, generator, _take(items, here))
             mixed = self.config.precision == "bfloat16"
             with torch.autocast(device, torch.bfloat16, enabled=mixed):
                 losses.append(
                     self.replica.backward(batch, share=1 / len(parts), last=part is parts[-1])
                 )
-        nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip)
-        self.optimizer.step()
+        self.norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip)
+        self.rate = self.config.learning_rate * self._schedule()
+        self.optimizers.step(self.rate)
         self.average.update_parameters(self.module)
         self.step += 1
         return torch.stack(losses).sum()
@@ -221,8 +258,8 @@ class Trainer:
 
         It holds the weights, the averaged weights, the state of the optimizer and the step.
         """
-        metadata = {"step": self.step, "config": self.config.model_dump()}
-        save_checkpoint(self.checkpoint, self._tensors(), metadata)
+        metadata = {"step": self.step, "config": self.config.model_dump(mode="json")}
+        save_checkpoint(self.checkpoint, self._tensors(), metadata | self._order())
 
     def load(self) -> None:
         r"""Reads the checkpoint, of however many ranks.
@@ -232,32 +269,26 @@ class Trainer:
                 configuration or another module.
         """
         metadata = read_metadata(self.checkpoint) or {}
-        if metadata.get("config") != self.config.model_dump():
+        if _fixed(metadata.get("config")) != _fixed(self.config.model_dump(mode="json")):
             raise self._refusal("training configuration")
-        self._start_optimizer()
+        order = self._order()
+        if {k: metadata.get(k) for k in order} != order:
+            raise self._refusal("dataset or another way of keeping it")
+        self.optimizers.start()
         try:
             load_checkpoint(self.checkpoint, self._tensors())
         except ValueError:  # names or shapes of weights differ
             raise self._refusal("module") from None
         self.step = int(metadata["step"])  # type: ignore[call-overload]
-        if rank() == 0:
-            self._forget_metrics()
+
+    def _order(self) -> dict[str, object]:
+        r"""What, beside the configuration and the step, says which items come next."""
+        return {"items": len(self.items), "block": getattr(self.items, "block", 1)}
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"module/{k}": v for k, v in self.module.state_dict().items()}
         tensors |= {f"average/{k}": v for k, v in self.average.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{k}": v for k, v in state.items()}
-        return tensors
-
-    def _start_optimizer(self) -> None:
-        # Its moments exist from the first step on, and one of rate 0 changes nothing else.
-        if not self.optimizer.state:
-            for group in self.optimizer.param_groups:
-                group["lr"] = 0.0
-                for parameter in group["params"]:
-                    parameter.grad = torch.zeros_like(parameter)
-            self.optimizer.step()
+        return tensors | {f"optimizer/{k}": v for k, v in self.optimizers.tensors().items()}
 
     def _parts(self, items: int) -> list[slice]:
         size = max(items // (ranks() * self.config.accumulate), 1)
@@ -273,55 +304,38 @@ class Trainer:
             "take the same configuration to go on, or another output folder to start anew"
         )
 
-    def _batches(self) -> Iterator[Tensor]:
-        batch, seed = self.config.batch_size, self.config.seed
-        per_epoch = max(self.items // batch, 1)
-        epoch, order = -1, torch.empty(0)
-        while self.step < self.config.steps:
-            if self.step // per_epoch != epoch:
-                epoch = self.step // per_epoch
-                order = torch.randperm(self.items, generator=_generator(seed, 0, epoch))
-            start = (self.step % per_epoch) * batch
-            yield order[start : start + batch]
+    def _batches(self) -> Iterator[tuple[Tensor, Any]]:
+        config, items = self.config, len(self.items)
+        block = getattr(self.items, "block", 1)
+        steps = Steps(
+            items, config.batch_size, self.step, config.steps, config.seed, block, config.pool
+        )
+        parts = self._parts(min(config.batch_size, items))
+        rows = slice(parts[0].start, parts[-1].stop)
+        return read_ahead(self.items, steps, rows, workers=config.workers, ahead=config.ahead)
 
     def _schedule(self) -> float:
         warmup = min(1.0, (self.step + 1) / max(self.config.warmup, 1))
         return warmup * 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps))
 
-    def _validate(self, loss: float) -> None:
+    def _validate(self, loss: float, journal: Journal) -> None:
         average = self.average.module
         average.eval()
         with torch.no_grad():
             figures = self.validation(average)
+        norm = float(full_tensor(self.norm))
         if rank() > 0:
             return
-        with self.metrics.open("a") as file:
-            file.write(json.dumps({"step": self.step, "loss": loss, **figures}) + "\n")
+        state = {"loss": loss, "learning_rate": self.rate, "gradient_norm": norm}
+        journal.write(self.step, state | figures | self.meter.figures())
         tqdm.write(f"step {self.step}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))
 
-    def _forget_metrics(self) -> None:
-        if self.metrics.exists():
-            lines = self.metrics.read_text().splitlines()
-            kept = [
-                line
-                for line in lines
-                if line.endswith("}") and json.loads(line)["step"] <= self.step
-            ]
-            self.metrics.write_text("".join(line + "\n" for line in kept))
+
+def _take(items: Any, rows: slice) -> Any:
+    if isinstance(items, tuple):
+        return tuple(item[rows] for item in items)
+    return items[rows]
 
 
-def _memory() -> str:
-    r"""The largest memory so far, of the device or else of this process."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.max_memory_allocated() / 2**30:.1f}GiB"
-    # In KiB, as Linux has it; macOS counts bytes.
-    unit = 2**30 if sys.platform == "darwin" else 2**20
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.1f}GiB"
-
-
-def _generator(seed: int, stream: int, index: int) -> torch.Generator:
-    return torch.Generator().manual_seed(_seed(seed, stream, index))
-
-
-def _seed(seed: int, stream: int, index: int) -> int:
-    return (seed * 2 + stream) * 2**40 + index
+def _fixed(config: Any) -> Any:
+    return {k: v for k, v in config.items() if k not in FREE} if config else config

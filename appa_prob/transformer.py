@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .statistics import seasonal_basis
+from .seasons import seasonal_basis
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ import pint
 
 from .errors import UserError
 
-__all__ = ["parse_quantity"]
+__all__ = ["parse_quantity", "same_units"]
 
 NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*", re.DOTALL)
 # What quantities of a dimension are called, by a unit of that dimension.
@@ -93,6 +93,17 @@ def parse_quantity(text: object, units: str, what: str, *, signed: bool = False)
         expectation = "finite" if signed else "positive"
         raise UserError(f'{what}: "{text}" is not {expectation}; {expected}')
     return value * _difference(unit, target)
+
+
+def same_units(first: str, second: str) -> bool:
+    r"""Whether two spellings are those of one unit.
+
+    Example:
+        >>> same_units("m s**-1", "m/s"), same_units("hPa", "Pa")
+        (True, False)
+    """
+    units = [_unit(text) for text in (first, second)]
+    return first == second or (None not in units and units[0] == units[1])
 
 
 def _difference(source: pint.Unit, target: pint.Unit) -> float:

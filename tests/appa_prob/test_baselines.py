@@ -16,7 +16,7 @@ from appa_prob.grid import Grid
 from appa_prob.observe import Observations
 from appa_prob.operators import Ensemble, WeightedGather
 from appa_prob.scores import score_ensemble, score_gaussian
-from appa_prob.train_autoencoder import Period
+from appa_prob.states import Period
 
 GRID = Grid(np.linspace(-60, 60, 4), np.linspace(0, 315, 8))
 

@@ -18,7 +18,7 @@ from appa_prob.evaluation import evaluate
 from appa_prob.experiment import ReanalysisConfig, run_reanalysis
 from appa_prob.regions import average, select_regions
 from appa_prob.runs import Run, open_run, pair
-from appa_prob.train_autoencoder import Period
+from appa_prob.states import Period
 
 STEP = np.timedelta64(6, "h")
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from appa_prob.statistics import Statistics, seasonal_basis
+from appa_prob.seasons import seasonal_basis
+from appa_prob.statistics import Statistics
 
 DAYS = np.datetime64("2001-03-01", "h") + np.arange(4 * 365) * np.timedelta64(24, "h")
 

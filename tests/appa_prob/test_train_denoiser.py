@@ -8,8 +8,8 @@ import yaml
 
 from appa_prob.errors import UserError
 from appa_prob.files import load_tensors
-from appa_prob.statistics import Statistics
-from appa_prob.train_autoencoder import Period, StandardisedStates, standardise_latents
+from appa_prob.states import Period, StandardisedStates, States, streamed_statistics
+from appa_prob.train_autoencoder import standardise_latents
 from appa_prob.train_denoiser import (
     DenoiserConfig,
     _turn,
@@ -73,15 +73,18 @@ def test_autoencoder_and_statistics_come_back(tiny_model: Path, world: Path) -> 
         assert torch.equal(tensor, tensors[name])
     assert not any(parameter.requires_grad for parameter in autoencoder.parameters())
     period = Period(stop="2003-06-30")
-    states = StandardisedStates(world, period, statistics).states
-    fitted = StandardisedStates(world, period, harmonics=0)
-    assert isinstance(fitted.statistics, Statistics)
-    assert torch.allclose(fitted.states, states, atol=1e-5)
+    source = States(world, period)
+    cached = StandardisedStates(source, statistics)
+    states = cached[torch.arange(len(cached))]
+    fitted = StandardisedStates(source, streamed_statistics(source, harmonics=0))
+    assert torch.allclose(fitted[torch.arange(len(cached))], states, atol=1e-5)
     z = autoencoder.encode(states)
     assert torch.allclose(z.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
     assert torch.allclose(z.std((0, 2, 3)), torch.ones(4), atol=1e-4)
     before = autoencoder.latent_std.clone()
-    standardise_latents(autoencoder, 2 * states)
+    assert cached.memory is not None
+    cached.memory *= 2
+    standardise_latents(autoencoder, cached)
     assert (autoencoder.latent_std > before).all()
 
 

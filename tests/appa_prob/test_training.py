@@ -3,6 +3,7 @@
 Run as a script, this file trains the toy slowly, to be killed: `python test_training.py FOLDER`.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 import appa_prob
 from appa_prob.errors import UserError
 from appa_prob.files import load_tensors, save_tensors
+from appa_prob.journal import Journal
+from appa_prob.loading import step_seed
 from appa_prob.training import Batch, Trainer, TrainingConfig
 
 STEPS = 400
@@ -61,14 +64,14 @@ def toy(folder: Path, pause: float = 0.0, hidden: int = 8, **changes: object) ->
 
     def objective(model: nn.Module, batch: Batch) -> Tensor:
         time.sleep(pause)
-        x = data[batch.indices]
+        x = batch.items
         loss: Tensor = (model(x + batch.draw(torch.randn, 3)) - x).square().mean()
         return loss
 
     def validate(model: nn.Module) -> dict[str, float]:
         return {"loss_held": float((model(data) - data).square().mean())}
 
-    return Trainer(module, objective, validate, len(data), config(**changes), folder)
+    return Trainer(module, objective, validate, data, config(**changes), folder)
 
 
 def file(trainer: Trainer) -> Path:
@@ -81,9 +84,16 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
     return load_tensors(file(trainer))[0]
 
 
+def metrics(trainer: Trainer) -> Path:
+    return trainer.folder / "metrics.jsonl"
+
+
 def lines(trainer: Trainer) -> list[dict[str, float]]:
-    """The lines of the metrics."""
-    return [json.loads(line) for line in trainer.metrics.read_text().splitlines()]
+    """The lines of the metrics, without what is measured by the clock."""
+    measured = ("samples_per_second", "step_seconds", "wait_share", "memory_gib")
+    found = [json.loads(line) for line in metrics(trainer).read_text().splitlines()]
+    assert all(line.pop(name) >= 0 for line in found for name in measured)
+    return found
 
 
 def assert_same(first: Trainer, second: Trainer) -> None:
@@ -91,7 +101,7 @@ def assert_same(first: Trainer, second: Trainer) -> None:
     assert expected.keys() == actual.keys()
     for name, tensor in expected.items():
         assert torch.equal(actual[name], tensor), name
-    assert first.metrics.read_text() == second.metrics.read_text()
+    assert lines(first) == lines(second)
 
 
 def kill_in_the_middle(folder: Path) -> int:
@@ -133,15 +143,16 @@ def test_resume_is_exact_at_any_step(tmp_path: Path, steps: int) -> None:
     whole.run(progress=False)
     stopped = toy(tmp_path / "stopped", steps=60, validate_every=7)
     stopped.folder.mkdir()
-    for indices in stopped._batches():
-        stopped.advance(indices)
+    journal = Journal(stopped.folder, (), {})
+    for indices, items in stopped._batches():
+        stopped.advance(indices, items)
         if stopped.step % 7 == 0:
             loss = next(line["loss"] for line in lines(whole) if line["step"] == stopped.step)
-            stopped._validate(loss)
+            stopped._validate(loss, journal)
         if stopped.step == steps:
             break
     stopped.save()
-    with stopped.metrics.open("a") as file:  # beyond the checkpoint, and torn
+    with metrics(stopped).open("a") as file:  # beyond the checkpoint, and torn
         file.write('{"step": 59, "loss": 0.0}\n{"step": 60, "lo')
     resumed = toy(tmp_path / "stopped", steps=60, validate_every=7)
     resumed.run(progress=False)
@@ -165,15 +176,21 @@ def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
     again = toy(tmp_path, steps=20, validate_every=20)
     actual = again.run(progress=False).state_dict()
     assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
-    assert len(again.metrics.read_text().splitlines()) == 1
+    assert len(metrics(again).read_text().splitlines()) == 1
+
+
+def test_what_is_random_depends_on_seed_stream_and_step() -> None:
+    # Generators of CPUs drop all but 32 bits of a seed.
+    drawn = {
+        torch.rand((), generator=torch.Generator().manual_seed(step_seed(*key))).item()
+        for key in itertools.product((0, 1, 2), repeat=3)
+    }
+    assert len(drawn) == 27
 
 
 def test_each_epoch_takes_each_item_once_at_most(tmp_path: Path) -> None:
     trainer = toy(tmp_path, steps=36)
-    batches = []
-    for indices in trainer._batches():
-        batches.append(indices)
-        trainer.step += 1
+    batches = [indices for indices, _ in trainer._batches()]
     for epoch in (batches[:12], batches[12:24], batches[24:]):
         drawn = torch.cat(epoch)
         assert len(drawn) == len(set(drawn.tolist())) == 48
