@@ -11,6 +11,7 @@ from .base import Operator
 from .dense import LIMIT, matrix
 from .innovation import InnovationCovariance
 from .krylov import System
+from .matvec import cholesky_solve
 from .registry import register
 from .solution import OnFailure, Solution, check_options, report
 
@@ -78,8 +79,8 @@ class Cholesky:
             factor, info = torch.linalg.cholesky_ex(matrix(S).to(system.working))
         definite = (info == 0)[..., None, None]
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        columns = torch.where(definite, system.b[..., None], 0.0)
-        x = torch.cholesky_solve(columns, torch.where(definite, factor, eye))[..., 0]
+        b = torch.where(definite[..., 0], system.b, 0.0)
+        x = cholesky_solve(torch.where(definite, factor, eye), b)
         lifted: Tensor | None
         if isinstance(S, InnovationCovariance) and S.V.symmetric:
             # The rows that the matrix was made of spare one more product with V.

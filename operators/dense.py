@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Size, Tensor
 
+from .matvec import cholesky_solve, matvec
 from .shapes import flatten, unflatten
 
 if TYPE_CHECKING:
@@ -185,8 +186,7 @@ def solve(operator: Operator, b: Tensor) -> Tensor:
         tensor([1., 3.])
     """
     factor = cholesky(operator, "solve").to(b.dtype)
-    x = torch.cholesky_solve(flatten(b, operator.out_shape)[..., None], factor)
-    return unflatten(x[..., 0], operator.in_shape)
+    return unflatten(cholesky_solve(factor, flatten(b, operator.out_shape)), operator.in_shape)
 
 
 def solve_columns(operator: Operator, rhs: Tensor, left: bool = True) -> Tensor:
@@ -224,8 +224,8 @@ def sample(operator: Operator, shape: Sequence[int], generator: torch.Generator 
         torch.Size([5, 2])
     """
     factor = root(operator, "sample")
-    noise = white(operator, shape, Size((operator.in_shape.numel(), 1)), generator)
-    return unflatten((factor @ noise)[..., 0], operator.in_shape)
+    noise = white(operator, shape, Size((operator.in_shape.numel(),)), generator)
+    return unflatten(matvec(factor, noise), operator.in_shape)
 
 
 def logdet(operator: Operator) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .base import Operator
 from .dense import LIMIT, white
+from .matvec import matvec
 from .registry import register
 from .shapes import broadcast, over
 
@@ -123,5 +124,5 @@ class Eigenbasis(Operator):
             *self.eigenvalues.shape[: -len(self.basis.in_shape) or None], rank
         )
         excess = excess - (self.rest[..., None] if self.remaining else 0.0)
-        diagonal = (Q.square() @ excess[..., None])[..., 0]
+        diagonal = matvec(Q.square(), excess)
         return diagonal + (self.rest[..., None] if self.remaining else 0.0)

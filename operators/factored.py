@@ -10,6 +10,7 @@ from torch import Size, Tensor
 
 from .base import Operator
 from .dense import cholesky, white
+from .matvec import cholesky_solve, matvec
 from .registry import register
 from .shapes import as_size, flatten, unflatten
 
@@ -69,22 +70,21 @@ class Factored(Operator):
         return cls(cholesky(operator, "Factored.of", limit=math.inf), operator.in_shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        columns = flatten(x, self.in_shape)[..., None]
-        return unflatten((self.factor @ (self.factor.mT @ columns))[..., 0], self.in_shape)
+        inner = matvec(self.factor.mT, flatten(x, self.in_shape))
+        return unflatten(matvec(self.factor, inner), self.in_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self(y)
 
     def solve(self, b: Tensor) -> Tensor:
         self._check(b, self.out_shape)
-        columns = flatten(b, self.in_shape)[..., None]
-        return unflatten(torch.cholesky_solve(columns, self.factor)[..., 0], self.in_shape)
+        return unflatten(cholesky_solve(self.factor, flatten(b, self.in_shape)), self.in_shape)
 
     def sample(
         self, shape: Sequence[int] = (), generator: torch.Generator | None = None
     ) -> Tensor:
-        noise = white(self, shape, Size((self.shape[-1], 1)), generator)
-        return unflatten((self.factor @ noise)[..., 0], self.in_shape)
+        noise = white(self, shape, Size((self.shape[-1],)), generator)
+        return unflatten(matvec(self.factor, noise), self.in_shape)
 
     def logdet(self) -> Tensor:
         return 2 * self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)

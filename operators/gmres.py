@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .iterative import Iterate, KrylovSolver
 from .krylov import System, accumulate, norm
+from .matvec import matvec
 from .registry import register
 
 __all__ = ["GMRES"]
@@ -146,13 +147,13 @@ class Space:
         Q = torch.stack(self.basis, dim=-2)
         h = Q.new_zeros(Q.shape[:-1])
         for _ in range(2):  # once more, for what rounding left
-            part = self.system.sum((Q @ w[..., None])[..., 0])
-            w = w - (part[..., None, :] @ Q)[..., 0, :]
+            part = self.system.sum(matvec(Q, w))
+            w = w - matvec(Q.mT, part)
             h = h + part
         eps = torch.finfo(w.dtype).eps
         rest = self.system.norm(w)
         rest = torch.where(rest > 10 * eps * size, rest, 0.0)
-        column = (self.rotations @ h[..., None])[..., 0]
+        column = matvec(self.rotations, h)
         last = column[..., j]
         radius = norm(torch.stack((last, rest), dim=-1))
         usable = self.active & (radius > eps * size) & radius.isfinite()

@@ -11,6 +11,7 @@ from torch import Tensor
 from .arguments import common_dtype
 from .base import Operator
 from .dense import LIMIT, draw
+from .matvec import matvec
 from .registry import register
 from .selection import Gather, Mask
 from .shapes import broadcast, flatten
@@ -100,7 +101,7 @@ class InnovationCovariance(Operator):
             u: The field :math:`u`, with shape :math:`(*, out)`.
         """
         rows = flatten(self.gain, self.H.in_shape)
-        lifted = (flatten(u, self.out_shape).to(rows)[..., None, :] @ rows)[..., 0, :]
+        lifted = matvec(rows.mT, flatten(u, self.out_shape).to(rows))
         return lifted.reshape(*lifted.shape[:-1], *self.H.in_shape)
 
     @cached_property

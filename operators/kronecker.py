@@ -22,6 +22,7 @@ from .base import Operator
 from .dense import draw, root
 from .expressions import mirrored
 from .factored import Factored
+from .matvec import matvec
 from .registry import register
 from .separable import flip_flop
 from .shapes import broadcast, flatten, unflatten
@@ -208,4 +209,4 @@ def _itself(x: Tensor) -> Tensor:
 def _colored(factor: Operator) -> Callable[[Tensor], Tensor]:
     """The product of white noise with a root of a covariance."""
     L = root(factor, "sample")
-    return lambda z: (L @ z[..., None])[..., 0]
+    return lambda z: matvec(L, z)

@@ -11,6 +11,7 @@ from torch import Size, Tensor
 from .base import Operator
 from .dense import white
 from .factor_analysis import factor_analysis
+from .matvec import cholesky_solve, matvec
 from .registry import register
 from .shapes import broadcast, flatten, unflatten
 
@@ -128,7 +129,7 @@ class LowRankPlusDiagonal(Operator):
     def solve(self, b: Tensor) -> Tensor:
         self._check(b, self.out_shape)
         scaled = b / self._positive
-        inner = torch.cholesky_solve(self._project(scaled)[..., None], self._capacitance)[..., 0]
+        inner = cholesky_solve(self._capacitance, self._project(scaled))
         return scaled - self._expand(inner) / self._positive
 
     def sample(
@@ -169,11 +170,11 @@ class LowRankPlusDiagonal(Operator):
 
     def _project(self, x: Tensor) -> Tensor:
         """The coefficients F x, with shape (*, r)."""
-        return (flatten(x, self.in_shape)[..., None, :] @ self._flat.mT)[..., 0, :]
+        return matvec(self._flat, flatten(x, self.in_shape))
 
     def _expand(self, z: Tensor) -> Tensor:
         """The field F^T z."""
-        return unflatten((z[..., None, :] @ self._flat)[..., 0, :], self.in_shape)
+        return unflatten(matvec(self._flat.mT, z), self.in_shape)
 
     @property
     def _flat(self) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .base import Operator
+from .matvec import matvec
 from .registry import register
 from .selection import Gather, Mask
 from .shapes import as_size, flatten, unflatten
@@ -61,13 +62,11 @@ class Dense(Operator):
         self.matrix = matrix
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.matrix @ flatten(x, self.in_shape)[..., None]
-        return unflatten(y[..., 0], self.out_shape)
+        return unflatten(matvec(self.matrix, flatten(x, self.in_shape)), self.out_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
         self._check(y, self.out_shape)
-        x = self.matrix.mT @ flatten(y, self.out_shape)[..., None]
-        return unflatten(x[..., 0], self.in_shape)
+        return unflatten(matvec(self.matrix.mT, flatten(y, self.out_shape)), self.in_shape)
 
     def _diagonal(self) -> Tensor:
         return self.matrix.diagonal(dim1=-2, dim2=-1)

@@ -19,6 +19,7 @@ from appa_prob.operators import (
     Solver,
 )
 from appa_prob.operators.dense import root
+from appa_prob.operators.matvec import matvec
 from appa_prob.operators.shapes import flatten, unflatten
 from appa_prob.operators.stack import cut, join
 
@@ -199,4 +200,4 @@ def coloured(R: Operator, z: Tensor) -> Tensor:
     if isinstance(R, Scaling | Diagonal):
         return z * unflatten(R.diagonal().to(z).sqrt(), R.in_shape)
     factor = root(R, "sample").to(z)
-    return unflatten((factor @ flatten(z, R.in_shape)[..., None])[..., 0], R.in_shape)
+    return unflatten(matvec(factor, flatten(z, R.in_shape)), R.in_shape)
