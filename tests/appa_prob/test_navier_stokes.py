@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -104,7 +105,8 @@ def test_the_posterior_of_the_parameters_is_calibrated(small: ModuleType) -> Non
         def observe(z: Tensor, g: torch.Generator) -> Tensor:
             values = dict(zip(small.PRIORS, z.exp().unbind(-1), strict=True))
             held = poutine.condition(small.program, values)
-            y: Tensor = poutine.trace(held).get_trace(start).nodes["y"]["value"]
+            nodes: Any = poutine.trace(held).get_trace(start).nodes
+            y: Tensor = nodes["y"]["value"]
             return y
 
         def draw(y: Tensor, draws: int, g: torch.Generator) -> Tensor:
