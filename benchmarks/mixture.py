@@ -61,11 +61,13 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from appa_prob.operators import GMRES, Dense, Isotropic
 from appa_prob.samplers import (
     DAPS,
+    DCPS,
     DDNM,
     DDPM,
     DDRM,
     DPS,
     JFPS,
+    MGDM,
     MMPS,
     SDA,
     TDS,
@@ -214,12 +216,28 @@ def ours(steps: int, runs: int, particles: int, m: int) -> Iterator[Row]:
         yield name, calls * steps, guided(method)
     samplers: dict[str, tuple[float, Callable[[Problem], Integrator]]] = {
         "DAPS": (1, lambda p: DAPS(steps, likelihood=p.likelihood)),
+        "MGDM": (_ahead(m, 8, 2), lambda p: MGDM(steps, likelihood=p.likelihood)),
+        "MGDM, 10 sweeps, share 0.25": (
+            10 * _ahead(m, 8, 2),
+            lambda p: MGDM(steps, likelihood=p.likelihood, sweeps=10, share=0.25),
+        ),
+        "DCPS": (
+            1 + _ahead(m, 0, 2) + 32 / steps * (1 + _ahead(m, 0, 2)),
+            lambda p: DCPS(steps, likelihood=p.likelihood),
+        ),
         "DDRM, 20 steps": (20 / steps, lambda p: DDRM(20, likelihood=p.likelihood)),
         "RePaint, 3 rewinds": (4, lambda p: RePaint(steps, likelihood=p.likelihood, rewinds=3)),
     }
     for name, (share, sampler) in samplers.items():
         yield name, share * steps, alone(sampler)
     yield "DPS as published", 2 * 99, published_dps
+
+
+def _ahead(m: int, inner: int, moves: int) -> int:
+    """Calls of a draw from a Gaussian times the likelihood of a state by what it leads to: the
+    denoiser at its mean, two draws or more by m products with a Jacobian and with its adjoint, one
+    of each besides, and the denoiser and a product for what a move gains; and the inner steps."""
+    return 1 + (1 + moves + 1) * (2 * m + 2) + moves * 2 + inner
 
 
 def published_dps(p: Problem, generator: torch.Generator) -> Tensor:

@@ -22,6 +22,7 @@ from .adaptive_ode import AdaptiveODE
 from .azula_denoiser import AzulaDenoiser
 from .classifier_free import ClassifierFree, leave_out
 from .daps import DAPS
+from .dcps import DCPS
 from .ddim import DDIM, DDPM
 from .ddnm import DDNM
 from .ddrm import DDRM
@@ -52,6 +53,7 @@ from .linear_multistep import LinearMultistep
 from .linear_schedule import LinearVPSchedule
 from .log_logit_schedule import LogLogitSchedule
 from .loss import denoising_loss
+from .mgdm import MGDM
 from .mixture import Mixture
 from .mixture_denoiser import MixtureDenoiser
 from .mmps import MMPS
@@ -85,12 +87,14 @@ from .windowed import WindowedDenoiser
 
 __all__ = [
     "DAPS",
+    "DCPS",
     "DDIM",
     "DDNM",
     "DDPM",
     "DDRM",
     "DPS",
     "JFPS",
+    "MGDM",
     "MMPS",
     "SDA",
     "TDS",

@@ -22,7 +22,8 @@ DiffPIR   :math:`\sigma_t^2 / (\lambda     :math:`H V H^T`
 
 :math:`V` from Tweedie's formula costs products with the Jacobian of the denoiser; where it is not,
 the denoiser is evaluated and no more. DDNM works along the singular vectors of the map
-instead; DDRM, RePaint, DAPS and TDS are integrators, as what they draw depends on the observation.
+instead; DDRM, RePaint, DAPS, MGDM, DCPS and TDS are integrators, as what they draw depends on the
+observation.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def wiener(spectrum: Eigenbasis, alpha: Tensor, sigma: Tensor) -> Eigenbasis:
         alpha: The scale :math:`\alpha` of the signal, with a shape that broadcasts to the batch.
         sigma: The scale :math:`\sigma` of the noise, of the same shape.
     """
-    return _function(spectrum, lambda v, a, s: a * v / (a.square() * v + s.square()), alpha, sigma)
+    return _function(spectrum, lambda v, a, s: a * v / _total(v, a, s), alpha, sigma)
 
 
 def remainder(spectrum: Eigenbasis, alpha: Tensor, sigma: Tensor) -> Eigenbasis:
@@ -83,9 +83,7 @@ def remainder(spectrum: Eigenbasis, alpha: Tensor, sigma: Tensor) -> Eigenbasis:
         alpha: The scale :math:`\alpha` of the signal, with a shape that broadcasts to the batch.
         sigma: The scale :math:`\sigma` of the noise, of the same shape.
     """
-    return _function(
-        spectrum, lambda v, a, s: s.square() * v / (a.square() * v + s.square()), alpha, sigma
-    )
+    return _function(spectrum, lambda v, a, s: s.square() * v / _total(v, a, s), alpha, sigma)
 
 
 def noised(spectrum: Eigenbasis, alpha: Tensor, sigma: Tensor) -> Eigenbasis:
@@ -97,6 +95,12 @@ def noised(spectrum: Eigenbasis, alpha: Tensor, sigma: Tensor) -> Eigenbasis:
         sigma: The scale :math:`\sigma` of the noise, of the same shape.
     """
     return _function(spectrum, lambda v, a, s: a.square() * v + s.square(), alpha, sigma)
+
+
+def _total(v: Tensor, a: Tensor, s: Tensor) -> Tensor:
+    """Kept from 0, where there is neither variance nor noise, and 0 is the gain."""
+    total = a.square() * v + s.square()
+    return total.clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def _function(

@@ -16,7 +16,7 @@ from appa_prob.samplers import (
     VESchedule,
     VPSchedule,
 )
-from appa_prob.samplers.daps import Linearised, coloured
+from appa_prob.samplers.linearised import Linearised, coloured
 from appa_prob.samplers.testing import affine_law
 
 SCHEDULE = VESchedule(1e-3, 1e2)

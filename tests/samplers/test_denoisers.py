@@ -10,6 +10,7 @@ from appa_prob.operators import Dense, Diagonal, Eigenbasis, Isotropic, Operator
 from appa_prob.samplers import (
     Denoiser,
     GaussianDenoiser,
+    MixtureDenoiser,
     PreconditionedDenoiser,
     RectifiedSchedule,
     Schedule,
@@ -65,6 +66,22 @@ def test_gaussian_denoiser_is_the_conditional_expectation(kind: str, schedule: S
     tweedie = Denoiser.posterior(d, x_t, t).covariance
     v = torch.randn(3, 2, 3).double()
     torch.testing.assert_close(tweedie(v), posterior.covariance(v))
+
+
+@pytest.mark.parametrize("kind", ["dense", "isotropic"])
+def test_a_state_without_noise_is_clean(kind: str) -> None:
+    """At the last time of VP and rectified schedules, where 0 over 0 is no variance."""
+    for schedule in (VPSchedule(1e-2), RectifiedSchedule(1e-2)):
+        x, t = torch.ones(4, 2, 3).double(), torch.tensor(0.0).double()
+        V, means = covariance(kind), torch.randn(2, 2, 3).double()
+        V = V + Isotropic(0.1, (2, 3)) if kind == "dense" else V
+        for d in (
+            GaussianDenoiser(means[0], V, schedule),
+            MixtureDenoiser(torch.ones(2).double(), means, V, schedule),
+        ):
+            torch.testing.assert_close(d(x, t), x)
+        left = GaussianDenoiser(means[0], V, schedule).covariance_given(t)
+        assert float(left(x).abs().max()) == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
