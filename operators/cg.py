@@ -10,11 +10,13 @@ from torch import Tensor
 
 from .innovation import InnovationCovariance
 from .iterative import Iterate, KrylovSolver
-from .krylov import System, accumulate, dot
+from .krylov import System, accumulate, dot, plus, safe, tally
 from .registry import register
 from .shapes import flatten
 
 __all__ = ["CG"]
+
+MEASURED = 4  # products that measure the norm of S, as in power iterations
 
 
 @register
@@ -74,48 +76,48 @@ class CG(KrylovSolver):
 
     def _iterate(self, system: System, x0: Tensor | None) -> Iterate:
         x, r, lifted = system.start(x0)
-        residual = system.relative(r)
-        active = residual > system.tolerance
-        iterations = torch.zeros_like(active, dtype=torch.int64)
+        plain = system.preconditioner is None
         p = system.precondition(r)
         rz = system.dot(r, p)
+        squares = [rz.detach() if plain else system.square(r)]
+        active = squares[0] > system.limit
+        steps: list[Tensor] = []
+        q: Tensor | None
+        field: Tensor | None
         for k in range(self.max_iterations):
             if self.done(k, active):
                 break
             if k + 1 == self.max_iterations and not self.verifies and system.lifts:
-                curvature, positive, q, field = _last(system, p)
+                curvature, q, field = _last(system, p)
             else:
-                curvature, positive, q, field = _product(system, p)
-            active = active & positive & (rz > 0)
-            step = torch.where(active, rz / torch.where(active, curvature, 1.0), 0.0)
-            x = x + step[..., None] * p
+                q, field = system.product(p, measured=k < MEASURED)
+                curvature = system.dot(p, q)
+            active = active & (curvature > 0)
+            if not plain:
+                active = active & (rz > 0)
+            steps.append(active)
+            step = torch.where(active, rz / safe(curvature, active), system.zero)
+            x = plus(x, step, p)
             lifted = accumulate(lifted, step, field, system.lifted_event)
-            iterations = iterations + active
             if q is None:
-                return x, torch.where(active, torch.nan, residual), iterations, lifted
-            r = r - step[..., None] * q
-            residual = torch.where(active, system.relative(r), residual)
-            active = active & (residual > system.tolerance)
+                squares.append(torch.full_like(rz, torch.nan))
+                break
+            r = plus(r, step, q, -1)
             z = system.precondition(r)
             rz, previous = system.dot(r, z), rz
-            ratio = rz / torch.where(active, previous, 1.0)
-            p = torch.where(active[..., None], z + ratio[..., None] * p, 0.0)
-        return x, residual, iterations, lifted
+            squares.append(rz.detach() if plain else system.square(r))
+            active = active & (squares[-1] > system.limit)
+            p = plus(z, rz / safe(previous, active), p)
+            p = torch.where(active.unsqueeze(-1), p, system.zero)
+        iterations = tally(steps, active)
+        return x, system.final(squares, iterations), iterations, lifted
 
 
-def _product(system: System, p: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """The curvature p^T S p and whether it is surely positive, S p, and V H^T p."""
-    q, lifted = system.product(p)
-    curvature = system.dot(p, q)
-    sizes = system.lengths
-    return curvature, curvature > system.eps * sizes[0] * sizes[1], q, lifted
-
-
-def _last(system: System, p: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """As :func:`_product`, without the product with H, and so without S p."""
+def _last(system: System, p: Tensor) -> tuple[Tensor, None, Tensor]:
+    """The curvature p^T S p and V H^T p, without the product with H, and so without S p."""
     assert isinstance(system.S, InnovationCovariance)
     field = system.field(p)
     back, lifted = system.S.half(field)
     inner = dot(*(flatten(a, system.lifted_event).to(system.working) for a in (back, lifted)))
     curvature = system.sum(inner + dot(p, system.flatten(system.S.R.forward(field))))
-    return curvature, curvature > 0, None, lifted
+    return curvature, None, lifted

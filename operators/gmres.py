@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .iterative import Iterate, KrylovSolver
-from .krylov import System, accumulate, norm
+from .krylov import System, accumulate, hypotenuse, plus
 from .matvec import matvec
 from .registry import register
 
@@ -92,7 +92,7 @@ class GMRES(KrylovSolver):
             coefficients = space.coefficients()
             for j, z in enumerate(space.directions):
                 step = coefficients[..., j]
-                x = x + step[..., None] * z
+                x = plus(x, step, z)
                 lifted = accumulate(lifted, step, space.lifted[j], system.lifted_event)
             iterations = iterations + space.iterations
             if not space.directions:
@@ -143,7 +143,7 @@ class Space:
 
     def extend(self, z: Tensor, w: Tensor, lifted: Tensor | None) -> None:
         """Adds a direction z with its product w = S z."""
-        j, size = len(self.directions), self.system.length(w)
+        j, size = len(self.directions), self.system.lengths[1]
         Q = torch.stack(self.basis, dim=-2)
         h = Q.new_zeros(Q.shape[:-1])
         for _ in range(2):  # once more, for what rounding left
@@ -155,8 +155,8 @@ class Space:
         rest = torch.where(rest > 10 * eps * size, rest, 0.0)
         column = matvec(self.rotations, h)
         last = column[..., j]
-        radius = norm(torch.stack((last, rest), dim=-1))
-        usable = self.active & (radius > eps * size) & radius.isfinite()
+        radius = hypotenuse(last, rest)
+        usable = self.active & (radius > eps * size) & (radius < torch.inf)
         safe = torch.where(usable, radius, 1.0)
         cosine, sine = torch.where(usable, last / safe, 0.0), torch.where(usable, rest / safe, 1.0)
         self._rotate(cosine, sine)

@@ -50,9 +50,12 @@ class System:
         self.eps = torch.finfo(b.dtype).eps
         self.b = self.flatten(b)
         size = self.length(self.b)
+        # Tensors, since numbers become tensors anew in each operation.
+        self.zero, self.one = size.new_zeros(()), size.new_ones(())
         self.nonzero = size > 0
-        self.size = torch.where(self.nonzero, size, 1.0)
+        self.size = torch.where(self.nonzero, size, self.one)
         self.tolerance = max(rtol, 8 * self.eps) if rtol else 0.0
+        self.limit = (self.tolerance * self.size).square()
         self.gain = torch.zeros_like(size)  # a lower bound of the norm of S
         self.lengths = size, size  # the norms of u and S u in the last product
         self.lifts = isinstance(S, InnovationCovariance)
@@ -60,11 +63,14 @@ class System:
 
     def flatten(self, x: Tensor) -> Tensor:
         """A field as working vectors."""
-        return x.expand(self.full).reshape(self.flat).to(self.working)
+        if x.shape != self.full:
+            x = x.expand(self.full)
+        return (x if self.full == self.flat else x.reshape(self.flat)).to(self.working)
 
     def field(self, u: Tensor) -> Tensor:
         """Working vectors as a field of the type of b."""
-        return u.to(self.dtype).reshape(self.full)
+        u = u.to(self.dtype)
+        return u if self.full == self.flat else u.reshape(self.full)
 
     def sum(self, numbers: Tensor) -> Tensor:
         """The sums of numbers over all processes that hold parts of the vectors."""
@@ -74,11 +80,10 @@ class System:
         """The inner products of vectors."""
         return self.sum(dot(a, b))
 
-    @torch.no_grad()
     def length(self, a: Tensor) -> Tensor:
         """The norms of vectors, without a gradient, for what decides but isn't part of the
         solution."""
-        return length(a) if self.total is None else self.dot(a, a).sqrt()
+        return length(a) if self.total is None else self.dot(a.detach(), a.detach()).sqrt()
 
     def norm(self, a: Tensor) -> Tensor:
         """The norms of vectors, with a gradient of 0 at 0."""
@@ -92,8 +97,9 @@ class System:
         product, lifted = self.product(x)
         return x, self.b - product, lifted
 
-    def product(self, u: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The products S u, and V H^T u where S is an innovation covariance."""
+    def product(self, u: Tensor, measured: bool = True) -> tuple[Tensor, Tensor | None]:
+        """The products S u, and V H^T u where S is an innovation covariance; unless it isn't
+        measured, the norms of u and S u as well."""
         field = self.field(u)
         lifted = None
         if isinstance(self.S, InnovationCovariance):
@@ -101,8 +107,9 @@ class System:
             product = self.flatten(self.S.complete(field, lifted))
         else:
             product = self.flatten(self.S.forward(field))
-        self.lengths = self.length(u), self.length(product)
-        self.gain = torch.fmax(self.gain, self.lengths[1] / self.lengths[0])
+        if measured:
+            self.lengths = self.length(u), self.length(product)
+            self.gain = torch.fmax(self.gain, self.lengths[1] / self.lengths[0])
         return product, lifted
 
     def precondition(self, r: Tensor) -> Tensor:
@@ -114,6 +121,15 @@ class System:
     def relative(self, r: Tensor) -> Tensor:
         """The relative norms of residuals, 0 where b is."""
         return self.length(r) / self.size
+
+    def final(self, squares: list[Tensor], iterations: Tensor) -> Tensor:
+        """The relative norms of the residuals with which systems stopped, of the squares of all
+        of their norms: where iterations went on for others, r may have become anything."""
+        return torch.stack(squares).gather(0, iterations[None])[0].sqrt() / self.size
+
+    def square(self, r: Tensor) -> Tensor:
+        """The squares of norms, without a gradient."""
+        return self.dot(r.detach(), r.detach())
 
     def verified(self, x: Tensor, residual: Tensor) -> Tensor:
         """Residuals, computed anew if some are so small that rounding may hide in them."""
@@ -141,22 +157,22 @@ def check_system(S: Operator, b: Tensor, x0: Tensor | None) -> Size:
         b: The right-hand sides, with shape :math:`(*, event)`.
         x0: A first guess, with shape :math:`(*, event)`, or None.
     """
-    event = S.out_shape
-    if S.in_shape != event:
+    if S.in_shape != S.out_shape:
         raise ValueError(
             f"expected a square operator, got {S!r}; solve least squares with LSMR or LSQR"
         )
-    batch = broadcast(S.batch_shape, batch_of(b, event, f"right-hand side for {S!r}"))
-    return batch if x0 is None else broadcast(batch, batch_of(x0, event, f"first guess for {S!r}"))
+    batch = broadcast(S.batch_shape, batch_of(b, S.out_shape, "right-hand side", S))
+    return batch if x0 is None else broadcast(batch, batch_of(x0, S.in_shape, "first guess", S))
 
 
-def batch_of(x: Tensor, event: Size, name: str) -> Size:
+def batch_of(x: Tensor, event: Size, name: str, S: Operator) -> Size:
     r"""The shape of the batch of a field.
 
     Arguments:
         x: The field, with shape :math:`(*, event)`.
         event: The event shape.
         name: What the field is, for the error message.
+        S: The operator that it is for.
 
     Raises:
         ValueError: If the field has another shape.
@@ -164,10 +180,11 @@ def batch_of(x: Tensor, event: Size, name: str) -> Size:
     """
     cut = x.ndim - len(event)
     if not x.is_floating_point():
-        raise TypeError(f"expected a real floating {name}, got {x.dtype}")
+        raise TypeError(f"expected a real floating {name} for {S!r}, got {x.dtype}")
     if cut < 0 or x.shape[cut:] != event:
         raise ValueError(
-            f"expected a {name} of shape (*, {', '.join(map(str, event))}), got {tuple(x.shape)}"
+            f"expected a {name} for {S!r} of shape (*, {', '.join(map(str, event))}), got "
+            f"{tuple(x.shape)}"
         )
     return x.shape[:cut]
 
@@ -178,10 +195,9 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return inner
 
 
-@torch.no_grad()
 def length(a: Tensor) -> Tensor:
     """The norms of vectors, without a gradient."""
-    size: Tensor = torch.linalg.vector_norm(a, dim=-1)
+    size: Tensor = torch.linalg.vector_norm(a.detach() if a.requires_grad else a, dim=-1)
     return size
 
 
@@ -192,8 +208,30 @@ def norm(a: Tensor) -> Tensor:
 
 def root(square: Tensor) -> Tensor:
     """The square roots of numbers, with a gradient of 0 at 0."""
+    if not square.requires_grad and not transformed():
+        return square.sqrt()
     zero = square == 0
     return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
+
+
+def plus(x: Tensor, c: Tensor, y: Tensor, sign: int = 1) -> Tensor:
+    """The vectors x + c y, or x - c y, with one number c a system."""
+    return torch.addcmul(x, c.unsqueeze(-1), y, value=sign)
+
+
+def hypotenuse(a: Tensor, b: Tensor) -> Tensor:
+    """The lengths of (a, b), with a gradient of 0 at 0."""
+    return root(torch.addcmul(a * a, b, b))
+
+
+def safe(denominator: Tensor, usable: Tensor) -> Tensor:
+    """Numbers to divide by, 1 where the result isn't used and its gradient would be infinite."""
+    return torch.where(usable, denominator, 1.0) if denominator.requires_grad else denominator
+
+
+def tally(steps: list[Tensor], like: Tensor) -> Tensor:
+    """How many iterations each system took part in."""
+    return torch.stack(steps).sum(0) if steps else torch.zeros_like(like, dtype=torch.int64)
 
 
 def accumulate(

@@ -11,8 +11,8 @@ from torch import Size, Tensor
 
 from .base import Operator
 from .iterative import Iterative
-from .krylov import batch_of, length, norm
-from .shapes import broadcast
+from .krylov import batch_of, length, norm, plus, safe
+from .shapes import broadcast, flatten, unflatten
 from .solution import Solution, report
 
 __all__ = ["Bidiagonal", "LeastSquaresSolver", "Problem", "rotation"]
@@ -36,9 +36,9 @@ class Problem:
 
     def __init__(self, A: Operator, b: Tensor, x0: Tensor | None, rtol: float) -> None:
         self.A, self.dtype = A, b.dtype
-        batch = broadcast(A.batch_shape, batch_of(b, A.out_shape, f"right-hand side for {A!r}"))
+        batch = broadcast(A.batch_shape, batch_of(b, A.out_shape, "right-hand side", A))
         if x0 is not None:
-            batch = broadcast(batch, batch_of(x0, A.in_shape, f"first guess for {A!r}"))
+            batch = broadcast(batch, batch_of(x0, A.in_shape, "first guess", A))
         self.batch = batch
         self.working = torch.float32 if b.device.type == "mps" else torch.float64
         self.eps = torch.finfo(b.dtype).eps
@@ -47,7 +47,8 @@ class Problem:
         gradient = self.adjoint(self.b)
         self.size = length(gradient)
         self.nonzero = self.size > 0
-        self.floor = 8 * self.eps * length(self.b) / torch.where(self.nonzero, self.size, 1.0)
+        self.divisor = torch.where(self.nonzero, self.size, 1.0)
+        self.floor = 8 * self.eps * length(self.b) / self.divisor
         self.x, self.r = torch.zeros_like(gradient), self.b
         if x0 is not None:
             self.x = torch.where(self.nonzero[..., None], self.flatten(x0, A.in_shape), 0.0)
@@ -55,11 +56,13 @@ class Problem:
 
     def flatten(self, x: Tensor, event: Size) -> Tensor:
         """A field as working vectors."""
-        return x.expand(*self.batch, *event).reshape(*self.batch, event.numel()).to(self.working)
+        if x.shape != (*self.batch, *event):
+            x = x.expand(*self.batch, *event)
+        return flatten(x, event).to(self.working)
 
     def field(self, x: Tensor, event: Size) -> Tensor:
         """Working vectors as a field of the type of b."""
-        return x.to(self.dtype).reshape(*self.batch, *event)
+        return unflatten(x.to(self.dtype), event)
 
     def forward(self, x: Tensor) -> Tensor:
         """The products A x."""
@@ -70,8 +73,8 @@ class Problem:
         return self.flatten(self.A.adjoint(self.field(y, self.A.out_shape)), self.A.in_shape)
 
     def relative(self, gradient: Tensor) -> Tensor:
-        """The norms of A^T r relative to those of A^T b."""
-        return torch.where(self.nonzero, gradient / torch.where(self.nonzero, self.size, 1.0), 0.0)
+        """The norms of A^T r relative to those of A^T b, 0 where these are."""
+        return gradient / self.divisor
 
     def tolerance(self, scale: Tensor) -> Tensor:
         """The tolerance: what was asked for, or the rounding of one product with A."""
@@ -141,11 +144,11 @@ class Bidiagonal:
     def step(self, active: Tensor) -> None:
         """Extends the bases of the active problems by one vector each."""
         q = self.problem.forward(self.v)
-        self.u, self.beta = normalised(q - self.alpha[..., None] * self.u, active, length(q))
+        self.u, self.beta = normalised(plus(q, self.alpha, self.u, -1), active, length(q))
         q = self.problem.adjoint(self.u)
         column = torch.hypot(self.alpha, self.beta).detach()
         self.scale = torch.fmax(self.scale, column)
-        self.v, self.alpha = normalised(q - self.beta[..., None] * self.v, active, length(q))
+        self.v, self.alpha = normalised(plus(q, self.beta, self.v, -1), active, length(q))
 
 
 def normalised(w: Tensor, active: Tensor, size: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
@@ -156,14 +159,15 @@ def normalised(w: Tensor, active: Tensor, size: Tensor | float = 0.0) -> tuple[T
         active: Whether there is to be a vector, with shape :math:`(*)`.
         size: The norms of what the vectors are differences from, with shape :math:`(*)`.
     """
-    long = norm(w)
-    usable = active & (long > 10 * torch.finfo(w.dtype).eps * size) & long.isfinite()
-    safe = torch.where(usable, long, 1.0)
-    return torch.where(usable[..., None], w / safe[..., None], 0.0), torch.where(usable, long, 0.0)
+    long, zero = norm(w), w.new_zeros(())
+    usable = active & (long > 10 * torch.finfo(w.dtype).eps * size) & (long < torch.inf)
+    units = torch.where(usable.unsqueeze(-1), w / safe(long, usable).unsqueeze(-1), zero)
+    return units, torch.where(usable, long, zero)
 
 
 def rotation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The cosine and the sine of the rotation that takes (a, b) to (r, 0), and r."""
-    r = torch.hypot(a, b)
-    safe = torch.where(r > 0, r, 1.0)
-    return torch.where(r > 0, a / safe, 1.0), b / safe, r
+    r, one = torch.hypot(a, b), a.new_ones(())
+    positive = r > 0
+    length = torch.where(positive, r, one)
+    return torch.where(positive, a / length, one), b / length, r

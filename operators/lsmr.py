@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .krylov import plus, safe, tally
 from .leastsquares import Bidiagonal, LeastSquaresSolver, Problem, rotation
 from .registry import register
 
@@ -58,11 +59,11 @@ class LSMR(LeastSquaresSolver):
     def _iterate(self, problem: Problem, process: Bidiagonal) -> tuple[Tensor, Tensor, Tensor]:
         x, h, h_bar = problem.x, process.v, torch.zeros_like(problem.x)
         zeta_bar, alpha_bar = process.alpha * process.beta, process.alpha
-        one = torch.ones_like(alpha_bar)
-        rho, rho_bar, c_bar, s_bar = one, one, one, torch.zeros_like(one)
+        one, zero = torch.ones_like(alpha_bar), torch.zeros_like(alpha_bar)
+        rho, rho_bar, c_bar, s_bar = one, one, one, zero
         residual = problem.relative(zeta_bar)
         active = residual > problem.tolerance(process.scale)
-        iterations = torch.zeros_like(active, dtype=torch.int64)
+        steps: list[Tensor] = []
         for k in range(self.max_iterations):
             if self.done(k, active):
                 break
@@ -72,14 +73,15 @@ class LSMR(LeastSquaresSolver):
             theta, alpha_bar = s * process.alpha, c * process.alpha
             theta_bar = s_bar * rho
             c_bar, s_bar, rho_bar = rotation(c_bar * rho, theta)
-            usable = active & (rho * rho_bar > 0)
-            step = torch.where(usable, c_bar * zeta_bar / torch.where(usable, rho * rho_bar, 1), 0)
+            product = rho * rho_bar
+            usable = active & (product > 0)
+            step = torch.where(usable, c_bar * zeta_bar / safe(product, usable), zero)
             zeta_bar = torch.where(usable, -s_bar * zeta_bar, zeta_bar)
-            h_bar = h - (theta_bar * rho / (rho_old * rho_bar_old))[..., None] * h_bar
-            x = x + step[..., None] * h_bar
-            h = process.v - (theta / torch.where(usable, rho, 1.0))[..., None] * h
+            h_bar = plus(h, theta_bar * rho / (rho_old * rho_bar_old), h_bar, -1)
+            x = plus(x, step, h_bar)
             rho, rho_bar = torch.where(usable, rho, one), torch.where(usable, rho_bar, one)
-            iterations = iterations + usable
+            h = plus(process.v, theta / rho, h, -1)
+            steps.append(usable)
             residual = torch.where(usable, problem.relative(zeta_bar.abs()), residual)
             active = usable & (residual > problem.tolerance(process.scale))
-        return x, residual, iterations
+        return x, residual, tally(steps, active)

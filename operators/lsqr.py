@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .krylov import plus, tally
 from .leastsquares import Bidiagonal, LeastSquaresSolver, Problem, rotation
 from .registry import register
 
@@ -59,7 +60,8 @@ class LSQR(LeastSquaresSolver):
         misfit, corner = process.beta, process.alpha
         residual = problem.relative(process.alpha * process.beta)
         active = residual > problem.tolerance(process.scale)
-        iterations = torch.zeros_like(active, dtype=torch.int64)
+        one, zero = torch.ones_like(misfit), torch.zeros_like(misfit)
+        steps: list[Tensor] = []
         for k in range(self.max_iterations):
             if self.done(k, active):
                 break
@@ -67,12 +69,12 @@ class LSQR(LeastSquaresSolver):
             c, s, rho = rotation(corner, process.beta)
             theta, corner = s * process.alpha, -c * process.alpha
             usable = active & (rho > 0)
-            safe = torch.where(usable, rho, 1.0)
-            x = x + torch.where(usable, c * misfit / safe, 0.0)[..., None] * w
+            length = torch.where(usable, rho, one)
+            x = plus(x, torch.where(usable, c * misfit / length, zero), w)
             misfit = torch.where(usable, s * misfit, misfit)
-            w = process.v - (theta / safe)[..., None] * w
-            iterations = iterations + usable
+            w = plus(process.v, theta / length, w, -1)
+            steps.append(usable)
             gradient = problem.relative((misfit * corner).abs())
             residual = torch.where(usable, gradient, residual)
             active = usable & (residual > problem.tolerance(process.scale))
-        return x, residual, iterations
+        return x, residual, tally(steps, active)

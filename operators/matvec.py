@@ -28,8 +28,10 @@ def matvec(matrix: Tensor, x: Tensor) -> Tensor:
                 [3., 1.]])
     """
     if matrix.ndim == 2:
-        return x @ matrix.mT
-    return (x[..., None, :] @ matrix.mT)[..., 0, :]
+        return torch.mv(matrix, x) if x.ndim == 1 else x @ matrix.mT
+    rows = x.unsqueeze(-2)
+    plain = matrix.ndim == rows.ndim == 3 and len(matrix) == len(rows)
+    return (torch.bmm(rows, matrix.mT) if plain else rows @ matrix.mT).squeeze(-2)
 
 
 def cholesky_solve(factor: Tensor, b: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .iterative import Iterate, KrylovSolver
-from .krylov import System, accumulate, norm
+from .krylov import System, accumulate, hypotenuse, plus, safe, tally
 from .registry import register
 from .shapes import over
 
@@ -74,43 +74,42 @@ class MINRES(KrylovSolver):
 
     def _iterate(self, system: System, x0: Tensor | None) -> Iterate:
         x, r, lifted = system.start(x0)
-        residual = system.relative(r)
-        active = residual > system.tolerance
-        iterations = torch.zeros_like(active, dtype=torch.int64)
+        squares = [system.square(r)]
         lanczos = Lanczos(system, r)
-        active = active & (lanczos.beta > 0)
-        zero = torch.zeros_like(residual)
-        cosine, sine, target = -torch.ones_like(residual), zero, lanczos.beta
+        active = (squares[0] > system.limit) & (lanczos.beta > 0)
+        zero = torch.zeros_like(system.size)
+        cosine, sine, target = -torch.ones_like(zero), zero, lanczos.beta
         shift, above = zero, zero  # the entries of R that the next column starts from
-        steps: list[Direction] = []
+        directions: list[Direction] = []
+        steps: list[Tensor] = []
         for k in range(self.max_iterations):
             if self.done(k, active):
                 break
             z, q, field, alpha, beta = lanczos.step(active)
-            second = cosine * shift + sine * alpha
-            corner = sine * shift - cosine * alpha
+            second = torch.addcmul(sine * alpha, cosine, shift)
+            corner = torch.addcmul(sine * shift, cosine, alpha, value=-1)
             first, above, shift = above, sine * beta, -cosine * beta
-            radius = norm(torch.stack((corner, beta), dim=-1))
-            usable = active & (radius > system.eps * lanczos.scale) & radius.isfinite()
-            safe = torch.where(usable, radius, 1.0)
-            cosine, sine = torch.where(usable, corner / safe, 1.0), beta / safe
+            radius = hypotenuse(corner, beta)
+            usable = active & (radius > system.eps * lanczos.scale) & (radius < torch.inf)
+            length = torch.where(usable, radius, system.one)
+            cosine, sine = torch.where(usable, corner / length, system.one), beta / length
             step, target = cosine * target, sine * target
             new = Direction(z, q, field)
-            for weight, old in zip((second, first), reversed(steps), strict=False):
+            for weight, old in zip((second, first), reversed(directions), strict=False):
                 new = new.minus(weight, old)
-            new = new.over(safe)
+            new = new.over(length)
             # Singular systems that have no solution send x to infinity once r is the least.
-            size = system.length(x + step[..., None] * new.z)
+            size = system.length(plus(x, step, new.z))
             usable = usable & (system.eps * system.gain * size <= 0.01 * system.size)
-            step = torch.where(usable, step, 0.0)
-            x = x + step[..., None] * new.z
-            r = r - step[..., None] * new.product
+            step = torch.where(usable, step, system.zero)
+            x, r = plus(x, step, new.z), plus(r, step, new.product, -1)
             lifted = accumulate(lifted, step, new.lifted, system.lifted_event)
-            steps = [*steps[-1:], new]
-            iterations = iterations + usable
-            residual = torch.where(usable, system.relative(r), residual)
-            active = usable & (residual > system.tolerance) & (beta > 0)
-        return x, residual, iterations, lifted
+            directions = [*directions[-1:], new]
+            steps.append(usable)
+            squares.append(system.square(r))
+            active = usable & (squares[-1] > system.limit) & (beta > 0)
+        iterations = tally(steps, active)
+        return x, system.final(squares, iterations), iterations, lifted
 
 
 class Lanczos:
@@ -134,18 +133,19 @@ class Lanczos:
     def _follow(self, w: Tensor, usable: Tensor) -> None:
         """Normalises what follows; beta is 0 where nothing does."""
         z = self.system.precondition(w)
-        square = self.system.dot(w, z)
+        square, zero = self.system.dot(w, z), self.system.zero
         usable = usable & (square > 0)
-        self.beta = torch.where(usable, torch.where(usable, square, 1.0).sqrt(), 0.0)
-        inverse = torch.where(usable, 1 / torch.where(usable, self.beta, 1.0), 0.0)[..., None]
-        self.previous, self.v, self.z = self.v, inverse * w, inverse * z
+        self.beta = torch.where(usable, safe(square, usable).sqrt(), zero)
+        inverse = torch.where(usable, 1 / safe(self.beta, usable), zero).unsqueeze(-1)
+        self.previous, self.v = self.v, inverse * w
+        self.z = self.v if z is w else inverse * z
 
     def step(self, active: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
         """The vector z, its product S z, V H^T z, and the next alpha and beta."""
         z = self.z
         q, field = self.system.product(z)
         alpha = self.system.dot(z, q)
-        w = q - alpha[..., None] * self.v - self.beta[..., None] * self.previous
+        w = plus(plus(q, alpha, self.v, -1), self.beta, self.previous, -1)
         self.scale = torch.fmax(self.scale, alpha.detach().abs())
         eps = torch.finfo(w.dtype).eps
         self._follow(w, active & (self.system.length(w) > 10 * eps * self.system.lengths[1]))
@@ -170,8 +170,8 @@ class Direction:
         if lifted is not None and other.lifted is not None:
             event = lifted.shape[weight.ndim :]
             lifted = lifted - over(weight.to(lifted.dtype), event) * other.lifted
-        w = weight[..., None]
-        return Direction(self.z - w * other.z, self.product - w * other.product, lifted)
+        z = plus(self.z, weight, other.z, -1)
+        return Direction(z, plus(self.product, weight, other.product, -1), lifted)
 
     def over(self, size: Tensor) -> Direction:
         """Divides by a number."""
