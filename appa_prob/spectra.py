@@ -20,11 +20,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 import xarray as xr
 from numpy.polynomial import legendre
 
+from appa_prob.operators.legendre import normalised_legendre
+
 from .errors import UserError
-from .harmonics import normalised_legendre
 from .regions import SPACE, Field
 
 if TYPE_CHECKING:
@@ -117,8 +119,8 @@ def _is_gaussian(latitude: Array) -> bool:
 def _rules(latitude: tuple[float, ...], degree: int) -> list[Array]:
     r"""For each order :math:`m`, what gives the coefficients of a column of Fourier's."""
     rows = np.array(latitude)
-    weights, mu = quadrature(rows), np.sin(np.deg2rad(rows))
-    return [normalised_legendre(m, degree, mu) * weights for m in range(degree + 1)]
+    weights, mu = quadrature(rows), torch.as_tensor(np.sin(np.deg2rad(rows)))
+    return [normalised_legendre(m, degree, mu).numpy() * weights for m in range(degree + 1)]
 
 
 def _spectrum(x: Array, latitude: Array, degree: int) -> Array:

@@ -66,6 +66,7 @@ from .slices import Slice
 from .solution import ConvergenceWarning, Solution, Solver
 from .sparse import Sparse
 from .sphere_differences import SphereDivergence, SphereGradient, SphereLaplacian
+from .spherical import SphericalStationary
 from .stack import BlockDiagonal, Stack
 from .stationary import Stationary
 from .surrogate import Surrogate
@@ -139,6 +140,7 @@ __all__ = [
     "SphereLaplacian",
     "SphereMatern",
     "SphericalHarmonics",
+    "SphericalStationary",
     "Stack",
     "Stationary",
     "Sum",

@@ -13,10 +13,11 @@ from appa_prob.operators import (
     KernelCovariance,
     LowRankPlusDiagonal,
     SphereMatern,
+    SphericalStationary,
     Stationary,
     TweedieCovariance,
 )
-from tests.operators.cases import Case, case, covariance, eye, noise
+from tests.operators.cases import Case, block_diag, case, covariance, eye, noise
 
 
 @case
@@ -143,3 +144,23 @@ def tweedie(g: torch.Generator) -> Case:
         lambda x, t: (gain @ x[..., None])[..., 0], x_t, sigma, 4.0, sigma, in_shape=4
     )
     return V, sigma[:, None, None].square() / 4 * gain
+
+
+def angles(latitude: torch.Tensor, columns: int) -> torch.Tensor:
+    """The cosines of the angles between all points of a grid."""
+    rows = latitude.deg2rad()
+    step = 2 * torch.pi / columns * torch.arange(columns, dtype=rows.dtype, device=rows.device)
+    turn = (step[:, None] - step).cos()
+    across = rows.sin()[:, None, None, None] * rows.sin()[:, None]
+    along = rows.cos()[:, None, None, None] * rows.cos()[:, None] * turn[:, None]
+    return (across + along).flatten(-2).flatten(0, 1)
+
+
+@case
+def spherical_stationary(g: torch.Generator) -> Case:
+    latitude = torch.tensor([70.0, 20.0, -50.0], dtype=torch.float64, device=g.device)
+    power = noise(g, 2, 3).square() + 0.1
+    x = angles(latitude, 5)
+    polynomials = torch.stack([torch.ones_like(x), x, 1.5 * x.square() - 0.5])
+    blocks = torch.einsum("kl,lij->kij", power, polynomials)
+    return SphericalStationary(power, latitude, 5), block_diag(*blocks)
