@@ -26,6 +26,7 @@ from .files import load_tensors, replacing, save_tensors
 from .full_model import ARCHITECTURE, pack_full, unpack_full
 from .grid import Grid
 from .published import Which, read_published
+from .reconstruction_error import ReconstructionError
 from .small_model import pack_small, unpack_small
 from .statistics import Statistics
 from .transformer import TrajectoryTransformer
@@ -59,9 +60,10 @@ class Appa:
     A trajectory of latents :math:`z_{1:L}` follows the prior of the denoiser; a state is decoded
     as
 
-    .. math:: x_l \sim \mathcal{N}(D(z_l), \mathrm{diag}(e^2))
+    .. math:: x_l = D(z_l) + e \odot w_l
 
-    in standardised units, with :math:`e` the error of the autoencoder in its validation period.
+    in standardised units, with :math:`e` the error of the autoencoder in its validation period,
+    and :math:`w_l` of unit variance, see :class:`ReconstructionError`.
 
     References:
         | Appa: Bending Weather Dynamics with Latent Diffusion Models for Global Data Assimilation
@@ -74,7 +76,7 @@ class Appa:
         statistics: The seasonal climatology that states are standardised with.
         autoencoder: The autoencoder.
         denoiser: The denoiser of windows of latents.
-        error: The error :math:`e` of the autoencoder, with shape :math:`(C, H, W)`.
+        reconstruction: The law of the errors of the autoencoder.
         variability: The standard deviation of the standardised anomalies, with shape
             :math:`(C, H, W)`.
         step: The time between two states.
@@ -91,7 +93,7 @@ class Appa:
     statistics: Statistics
     autoencoder: StandardisedAutoencoder
     denoiser: PreconditionedDenoiser
-    error: Tensor
+    reconstruction: ReconstructionError
     variability: Tensor
     step: np.timedelta64
     provenance: dict[str, Any]
@@ -101,12 +103,20 @@ class Appa:
         r"""The number of states of a window of the denoiser."""
         return int(self.denoiser.event_shape[0])
 
+    @property
+    def error(self) -> Tensor:
+        r"""The standard deviation :math:`e` of the errors of the autoencoder, with shape
+        :math:`(C, H, W)`.
+        """
+        return self.reconstruction.deviation
+
     def to(self, device: torch.device | str) -> Appa:
         r"""Moves the model to a device, in place."""
         self.statistics.to(device)
         self.autoencoder.to(device)
         self.denoiser.to(device)
-        self.error, self.variability = self.error.to(device), self.variability.to(device)
+        self.reconstruction = self.reconstruction.to(device)
+        self.variability = self.variability.to(device)
         return self
 
     def decode(self, z: Tensor, precision: torch.dtype | None = None) -> Tensor:

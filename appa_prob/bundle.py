@@ -2,16 +2,21 @@ r"""From the results of the two trainings to one model."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from appa_prob.samplers import Recalibration
 
 from .appa import Appa
 from .files import load_tensors
+from .reconstruction_error import ReconstructionError
 from .states import StandardisedStates
 from .train_autoencoder import AutoencoderConfig, open_states
-from .train_denoiser import DenoiserConfig, build_denoiser, load_autoencoder
+from .train_denoiser import RECALIBRATED, DenoiserConfig, build_denoiser, load_autoencoder
 from .trajectory_prior import TrajectoryCovariance
 
 __all__ = ["bundle_model"]
@@ -21,7 +26,7 @@ __all__ = ["bundle_model"]
 def bundle_model(denoiser: Path, output: Path, *, overwrite: bool = False) -> Appa:
     r"""Puts a trained denoiser and its autoencoder together as one model.
 
-    The error of the autoencoder is measured in the validation period, the variability in the
+    The errors of the autoencoder are measured in the validation period, the variability in the
     training period.
 
     Arguments:
@@ -40,11 +45,12 @@ def bundle_model(denoiser: Path, output: Path, *, overwrite: bool = False) -> Ap
         StandardisedStates(open_states(encoder, period, config.data), statistics, cache=False)
         for period in (config.train, config.validation)
     )
-    error, variability = torch.zeros(2, *train.source.shape)
-    for part in held.parts():
-        error += (autoencoder(part)[0] - part).square().sum(0) / len(held)
+    variability = torch.zeros(train.source.shape)
     for part in train.parts():
         variability += part.square().sum(0) / len(train)
+
+    def errors() -> Iterator[Tensor]:
+        return (part - autoencoder(part)[0] for part in held.parts())
 
     space, lags = (torch.view_as_complex(tensors[name].contiguous()) for name in ("space", "lags"))
     covariance = TrajectoryCovariance(space, lags, autoencoder.latent_shape)
@@ -52,13 +58,14 @@ def bundle_model(denoiser: Path, output: Path, *, overwrite: bool = False) -> Ap
     module.network.load_state_dict(
         {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
     )
+    module.recalibration = Recalibration(tensors["recalibration"], *RECALIBRATED)
     model = Appa(
         catalogue=train.source.catalogue,
         grid=train.source.grid,
         statistics=statistics,
         autoencoder=autoencoder,
         denoiser=module,
-        error=error.sqrt(),
+        reconstruction=ReconstructionError.fit(errors, train.source.grid),
         variability=variability.sqrt(),
         step=np.diff(train.times[:2])[0],
         provenance={

@@ -74,7 +74,11 @@ def save_tensors(
     encoded = {key: json.dumps(value) for key, value in metadata.items()}
     contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     with replacing(path) as temporary:
+        # Safetensors makes files that nobody else may read: take the mode that others get here.
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(contiguous, temporary, encoded)
+        temporary.chmod(mode)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
 

@@ -154,9 +154,8 @@ def filter_cycles(
         z = assimilate(
             appa, seen, window, generators, sampler=config.sampler, past=past, error=error
         )
-        present = observations.within(start + states - 1, start + states)
         estimates = [
-            appa.statistics.restore(complete(appa, member[-1:], present, now, g), now)
+            appa.statistics.restore(complete(appa, member, seen, window, g)[-1:], now)
             for member, g in zip(z, generators, strict=True)
         ]
         if config.overlap:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ForecastConfig", "encode_states", "run_forecast"]
 
+LOST = 2**31  # the number, as if of a block, of what is drawn of the errors of known states
+
 
 class ForecastConfig(BaseModel):
     r"""What to forecast.
@@ -191,20 +193,34 @@ class _Forecast:
     def draw(self, done: int, memory: Mapping[str, Tensor]) -> Iterator[Part]:
         if self.observations is not None and self.config.together:
             return iter([self._together()] if done == 0 else [])
-        past = None
+        past = error = None
         if not memory and self.observations is not None:
             past = self._assimilate(self.times)[0][:, -self.rollout.overlap :]
         elif not memory:
             past = encode_states(self.appa, self.truth, self.times).unsqueeze(0)
+            error = self._lost(past[0, -1])
         # The assimilation counts as a block.
         number = 0 if self.observations is None else 1
-        return rollout_parts(self.rollout, done, memory, past, known=self.known, number=number)
+        return rollout_parts(
+            self.rollout, done, memory, past, known=self.known, number=number, error=error
+        )
+
+    def _lost(self, z: Tensor) -> Tensor | None:
+        """The smooth part of what the autoencoder loses of the last known state."""
+        appa, now = self.appa, self.times[-1:]
+        if not self.config.rollout.residual:
+            return None
+        x = appa.statistics.standardise(self.truth[-1:], now)[0]
+        generators = member_generators(self.seed, LOST, self.config.members, appa.error.device)
+        lost = x - appa.decode(z)
+        return torch.stack([appa.reconstruction.smooth_part(lost, g) for g in generators])
 
     def _together(self) -> Part:
         times = self.rollout.times(0, self.rollout.length)
         z, generators = self._assimilate(times)
         noise = generators if self.config.rollout.residual else None
-        return Part(decode_states(self.appa, z[:, self.known :], times[self.known :], noise), {})
+        states, _ = decode_states(self.appa, z[:, self.known :], times[self.known :], noise)
+        return Part(states, {})
 
     def _assimilate(self, times: NDArray[np.datetime64]) -> tuple[Tensor, list[torch.Generator]]:
         assert self.observations is not None

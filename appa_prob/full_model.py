@@ -23,6 +23,7 @@ from appa_prob.samplers import (
 from .catalogue import Catalogue, Channel
 from .conv_autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from .grid import Grid
+from .reconstruction_error import ReconstructionError
 from .statistics import Statistics
 from .vision_transformer import VisionTransformer, VisionTransformerConfig
 
@@ -89,7 +90,7 @@ def unpack_full(description: dict[str, Any], tensors: dict[str, Tensor]) -> dict
         "statistics": Statistics(**under("statistics", tensors)),
         "autoencoder": autoencoder.eval().requires_grad_(False),
         "denoiser": denoiser.eval().requires_grad_(False),
-        "error": tensors["error"],
+        "reconstruction": ReconstructionError.independent(tensors["error"], grid),
         "variability": tensors["variability"],
     }
 

@@ -33,6 +33,7 @@ from .published_parts import (
     read_published_config,
     read_published_weights,
 )
+from .reconstruction_error import ReconstructionError
 from .statistics import Statistics
 
 if TYPE_CHECKING:
@@ -67,25 +68,26 @@ def read_published(
     weights = "model.pth" if folder.name == "ae" else f"model_{which}.pth"
     load_weights(autoencoder, folder / weights)
 
-    channels, *grid = autoencoder.latent_shape
-    denoiser = build_denoiser(trained, channels, (grid[0], grid[1]))
+    channels, *latent = autoencoder.latent_shape
+    denoiser = build_denoiser(trained, channels, (latent[0], latent[1]))
     load_weights(denoiser.network, lap / f"model_{which}.pth")
     settings = trained["train"]
     if settings.get("standardize", True):
-        mean, std = _moments(lap.parents[2], grid)
+        mean, std = _moments(lap.parents[2], latent)
         noise = section.get("noise_level", 0.0) if settings.get("inject_ae_noise", True) else 0.0
         autoencoder.standardise(mean, (std.square() + noise**2).sqrt())
 
     catalogue, fitted = _states(Path(directory), autoencoder, statistics)
     shape = autoencoder.state_shape
+    grid = era5_grid(shape[1:])
     return {
         "catalogue": catalogue,
-        "grid": era5_grid(shape[1:]),
+        "grid": grid,
         "statistics": fitted,
         "autoencoder": autoencoder.eval().requires_grad_(False),
         "denoiser": denoiser.eval().requires_grad_(False),
         # Neither is published; the decoder is taken at its word.
-        "error": torch.zeros(shape[0], 1, 1),
+        "reconstruction": ReconstructionError.independent(torch.zeros(shape[0], 1, 1), grid),
         "variability": torch.ones(shape[0], 1, 1),
         "step": np.timedelta64(60 * settings.get("blanket_dt", 1), "m"),
         "provenance": {"autoencoder": config, "denoiser": trained, "weights": which},

@@ -13,11 +13,10 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor
 from tqdm import tqdm
 
-from appa_prob.operators import CG, Diagonal, Nonlinear
+from appa_prob.operators import CG, Nonlinear
 from appa_prob.samplers import (
     MMPS,
     DPMSolverSDE,
-    Gaussian,
     GaussianLikelihood,
     State,
     ratio_times,
@@ -208,9 +207,7 @@ def complete(
     """
     x, H = appa.autoencoder.decode(z), observations.standardised_operator(appa.statistics)
     y, variance = observations.standardised(appa.statistics, times)
-    prior = Gaussian(x, Diagonal(appa.error.square().expand_as(x)))
-    solver = CG(rtol=1e-3, max_iterations=100)
-    return prior.condition(GaussianLikelihood(H, y, variance), solver).sample((), generator)
+    return appa.reconstruction.complete(x, H, y, variance, generator)
 
 
 def noise_times(appa: Appa, sampler: SamplerConfig) -> list[float]:

@@ -73,6 +73,8 @@ class Block:
         latents: The new latents, with shape :math:`(M, n, c, h, w)`.
         states: The new states in physical units, with shape :math:`(M, n, C, H, W)`.
         past: The last latents, which the next block overlaps, with shape :math:`(M, K, c, h, w)`.
+        error: The smooth part of the error of the autoencoder at the last state, with shape
+            :math:`(M, C, H, W)`, if what it loses is drawn.
     """
 
     number: int
@@ -80,6 +82,7 @@ class Block:
     latents: Tensor
     states: Tensor
     past: Tensor
+    error: Tensor | None = None
 
     @property
     def stop(self) -> int:
@@ -89,7 +92,8 @@ class Block:
     @property
     def memory(self) -> dict[str, Tensor]:
         r"""What the next block depends on."""
-        return {"past": self.past, "number": torch.tensor(self.number + 1)}
+        memory = {"past": self.past, "number": torch.tensor(self.number + 1)}
+        return memory if self.error is None else memory | {"error": self.error}
 
 
 class Rollout:
@@ -142,7 +146,12 @@ class Rollout:
         return state_times(self.start, count, self.appa.step, first)
 
     def blocks(
-        self, past: Tensor | None = None, *, first: int = 0, number: int = 0
+        self,
+        past: Tensor | None = None,
+        *,
+        first: int = 0,
+        number: int = 0,
+        error: Tensor | None = None,
     ) -> Iterator[Block]:
         r"""Draws the blocks, one after the other.
 
@@ -151,14 +160,16 @@ class Rollout:
                 :math:`(1, K, c, h, w)`; by default none is known.
             first: The index of the first new state.
             number: The number of the first block.
+            error: The smooth part of the error of the autoencoder at the state before the first
+                new one, with shape :math:`(M, C, H, W)`; by default it is not known.
         """
         while first < self.length:
-            block = self._draw(past, first, number)
+            block = self._draw(past, first, number, error)
             yield block
-            past, first, number = block.past, block.stop, number + 1
+            past, first, number, error = block.past, block.stop, number + 1, block.error
 
     @torch.no_grad()
-    def _draw(self, past: Tensor | None, first: int, number: int) -> Block:
+    def _draw(self, past: Tensor | None, first: int, number: int, error: Tensor | None) -> Block:
         count = 0 if past is None else past.shape[1]
         times = self.times(first - count, self.block)
         generators = member_generators(self.seed, number, self.members, self.appa.error.device)
@@ -174,13 +185,14 @@ class Rollout:
             ]
         )
         new = z[:, count : count + self.length - first]
-        states = decode_states(
+        states, error = decode_states(
             self.appa,
             new,
             times[count : count + new.shape[1]],
             generators if self.config.residual else None,
+            error,
         )
-        return Block(number, first, new, states, z[:, -self.overlap :].clone())
+        return Block(number, first, new, states, z[:, -self.overlap :].clone(), error)
 
     def _sample(
         self,
@@ -205,7 +217,8 @@ def decode_states(
     z: Tensor,
     times: NDArray[np.datetime64],
     generators: Sequence[torch.Generator] | None = None,
-) -> Tensor:
+    error: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
     r"""Decodes latents to states in physical units.
 
     Arguments:
@@ -214,14 +227,23 @@ def decode_states(
         times: Their times.
         generators: A source of random numbers for each member, to draw what the autoencoder
             loses; by default that is left out.
+        error: The smooth part of what was lost at the state before, with shape
+            :math:`(M, C, H, W)`, see :class:`ReconstructionError`; by default it is not known.
+
+    Returns:
+        The states, with shape :math:`(M, L, C, H, W)`, and the smooth part of what is lost at the
+        last one, if it is drawn.
     """
-    states = []
+    states, smooth = [], []
     for i, member in enumerate(z):
         x = appa.decode(member)
         if generators is not None:
-            x = x + appa.error * torch.randn(x.shape, generator=generators[i], device=x.device)
+            before = None if error is None else error[i]
+            lost, before = appa.reconstruction.sample(len(x), generators[i], before)
+            x = x + lost
+            smooth.append(before)
         states.append(appa.statistics.restore(x, times))
-    return torch.stack(states)
+    return torch.stack(states), torch.stack(smooth) if smooth else None
 
 
 def member_generators(

@@ -105,6 +105,7 @@ def rollout_parts(
     *,
     known: int = 0,
     number: int = 0,
+    error: Tensor | None = None,
 ) -> Iterator[Part]:
     r"""The parts of a trajectory that are left, drawn block by block.
 
@@ -115,9 +116,12 @@ def rollout_parts(
         past: The latents known at first, with shape :math:`(M, K, c, h, w)`.
         known: The number of states known at first.
         number: The number of the first block of all.
+        error: The smooth part of the error of the autoencoder at the last known state, with shape
+            :math:`(M, C, H, W)`.
     """
     number = int(memory["number"]) if memory else number
-    for block in rollout.blocks(memory.get("past", past), first=known + done, number=number):
+    past, error = (memory.get("past"), memory.get("error")) if memory else (past, error)
+    for block in rollout.blocks(past, first=known + done, number=number, error=error):
         yield Part(block.states, block.memory)
 
 

@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from appa_prob.samplers import Recalibration
+
 from .autoencoder import Autoencoder
 from .catalogue import Catalogue, Channel
 from .full_model import under
 from .grid import Grid
+from .reconstruction_error import ReconstructionError
 from .statistics import Statistics
 from .train_autoencoder import AutoencoderConfig
 from .train_denoiser import DenoiserConfig, build_denoiser
@@ -44,7 +47,12 @@ def pack_small(appa: Appa) -> tuple[dict[str, Any], dict[str, Tensor]]:
     }
     full |= _pack("statistics.cycle", appa.statistics.coefficients[1:] / scale)
     full |= _pack("error", appa.error) | _pack("variability", appa.variability)
-    return {}, {k: v.half() for k, v in half.items()} | full
+    full["error.power"] = appa.reconstruction.power
+    description: dict[str, Any] = {"error_memory": appa.reconstruction.memory}
+    if (recalibration := appa.denoiser.recalibration) is not None:
+        description["recalibration"] = [recalibration.first, recalibration.last]
+        full["recalibration"] = recalibration.coefficients
+    return description, {k: v.half() for k, v in half.items()} | full
 
 
 def unpack_small(description: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -73,13 +81,22 @@ def unpack_small(description: dict[str, Any], tensors: dict[str, Tensor]) -> dic
     covariance = TrajectoryCovariance(space, lags, autoencoder.latent_shape)
     denoiser = build_denoiser(DenoiserConfig.model_validate(provenance["denoiser"]), covariance)
     denoiser.network.load_state_dict(under("network", tensors))
+    if "recalibration" in description:
+        levels = description["recalibration"]
+        denoiser.recalibration = Recalibration(tensors["recalibration"], *levels)
     return {
         "catalogue": Catalogue(tuple(Channel(*channel) for channel in description["channels"])),
         "grid": grid,
         "statistics": statistics,
         "autoencoder": autoencoder.eval().requires_grad_(False),
         "denoiser": denoiser.eval().requires_grad_(False),
-        "error": _unpack("error", tensors),
+        "reconstruction": ReconstructionError(
+            _unpack("error", tensors),
+            tensors["error.power"],
+            description["error_memory"],
+            torch.as_tensor(grid.latitude).to(scale),
+            len(grid.longitude),
+        ),
         "variability": _unpack("variability", tensors),
     }
 

@@ -13,6 +13,7 @@ from appa_prob.samplers import (
     GaussianDenoiser,
     LogNormalTimes,
     PreconditionedDenoiser,
+    Recalibration,
     VESchedule,
     denoising_loss,
 )
@@ -29,7 +30,9 @@ from .training import Batch, Trainer, TrainingConfig
 from .trajectory_prior import TrajectoryCovariance
 from .transformer import TrajectoryTransformer
 
-__all__ = ["DenoiserConfig", "NoiseConfig", "build_denoiser", "train_denoiser"]
+__all__ = ["DenoiserConfig", "NoiseConfig", "build_denoiser", "recalibrate", "train_denoiser"]
+
+RECALIBRATED = (0.02, 80.0)  # the noise levels between which a trained denoiser is recalibrated
 
 
 class NoiseConfig(BaseModel):
@@ -154,15 +157,35 @@ def train_denoiser(
     assert isinstance(average, PreconditionedDenoiser)
     if rank() > 0:
         return average
+    average.recalibration = recalibrate(average, held)
     tensors = {f"network.{k}": v for k, v in average.network.state_dict().items()}
     tensors |= {
         "space": torch.view_as_real(covariance.basis.space),
         "lags": torch.view_as_real(covariance.lags),
+        "recalibration": average.recalibration.coefficients,
     }
     save_tensors(
         Path(folder) / "denoiser.safetensors", tensors, {"config": config.model_dump(mode="json")}
     )
     return average
+
+
+def recalibrate(model: PreconditionedDenoiser, held: Windows) -> Recalibration:
+    r"""Fits a denoiser to data that it was not trained on, see :class:`Recalibration`.
+
+    Arguments:
+        model: The denoiser.
+        held: The windows of the validation period.
+    """
+    starts = torch.arange(0, len(held), max(len(held) // 48, 1))
+    device = next(model.parameters()).device
+    parts = (held[part] for part in torch.split(starts, 8))
+    data = ((x.to(device), {"date": date.to(device)}) for x, date in parts)
+    generator = torch.Generator(device).manual_seed(0)
+    first, last = RECALIBRATED
+    return Recalibration.fit(
+        model.parts, model.schedule, data, first=first, last=last, generator=generator
+    )
 
 
 def load_autoencoder(folder: Path) -> tuple[Autoencoder, Statistics]:

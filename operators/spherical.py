@@ -73,11 +73,13 @@ class SphericalStationary(Operator):
     def forward(self, x: Tensor) -> Tensor:
         if not x.numel():
             return x * self.power.sum()
-        waves = torch.fft.rfft(x)[..., : len(self.legendre)]
-        # Orders come first, and the real and the imaginary part last.
-        waves = torch.view_as_real(waves.movedim(-1, 0).contiguous())
-        modes = self._rows(waves).mT @ waves
-        return self._synthesis(self.columns * self._variance[..., None] * modes)
+        rows, orders = len(self.latitude), len(self.legendre)
+        fields = x.reshape(-1, *self.power.shape[:-1], rows, self.columns)
+        waves = torch.view_as_real(torch.fft.rfft(fields)[..., :orders])
+        # Orders first, rows next: then all fields are columns of one product for each order.
+        columns = waves.movedim((-2, -3), (0, 1)).reshape(orders, rows, -1)
+        modes = (self.legendre.mT @ columns).reshape(orders, orders, *waves.shape[:-3], 2)
+        return self._synthesis(self.columns * self._variance * modes).reshape(x.shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
         self._check(y, self.out_shape)
@@ -87,26 +89,25 @@ class SphericalStationary(Operator):
         self, shape: Sequence[int] = (), generator: torch.Generator | None = None
     ) -> Tensor:
         orders, leading = len(self.legendre), self.power.shape[:-1]
-        noise = white(self, shape, torch.Size((*leading, orders, orders, 2)), generator)
+        noise = white(self, shape, torch.Size((*leading, 2, orders, orders)), generator)
+        modes = noise.reshape(-1, *noise.shape[len(shape) :]).movedim((-2, -1, -3), (0, 1, -1))
         # A wave of order m > 0 has a cosine and a sine of which its transform takes the halves.
-        half = torch.full((orders, 1, 1), 0.5, dtype=noise.dtype, device=noise.device)
+        half = torch.full((orders, *(1,) * (modes.ndim - 1)), 0.5, dtype=noise.dtype)
         half[0] = 1.0
-        modes = self.columns * (half * self._variance[..., None, :, None]).sqrt() * noise
-        return self._synthesis(modes.movedim(-3, 0))
+        x = self._synthesis(self.columns * (half.to(modes) * self._variance).sqrt() * modes)
+        return x.reshape(*shape, *self.in_shape)
 
     @property
     def _variance(self) -> Tensor:
-        """The variance of a mode of each degree."""
+        """The variance of a mode, with shape (1, L + 1, 1, *, 1), that of modes."""
         degrees = torch.arange(self.power.shape[-1], device=self.power.device)
-        return self.power / (2 * degrees + 1)
-
-    def _rows(self, x: Tensor) -> Tensor:
-        """The functions, orders first as in waves or modes with as many axes as those."""
-        return self.legendre.reshape(-1, *(1,) * (x.ndim - 3), *self.legendre.shape[1:])
+        return (self.power / (2 * degrees + 1)).movedim(-1, 0)[None, :, None, ..., None]
 
     def _synthesis(self, modes: Tensor) -> Tensor:
-        waves = torch.view_as_complex((self._rows(modes) @ modes).contiguous()).movedim(0, -1)
-        y: Tensor = torch.fft.irfft(waves, n=self.columns)
+        """Fields, with shape (n, *, H, W), of modes, with shape (M, L + 1, n, *, 2)."""
+        columns = self.legendre @ modes.flatten(2)
+        waves = columns.reshape(*columns.shape[:2], *modes.shape[2:]).movedim((0, 1), (-2, -3))
+        y: Tensor = torch.fft.irfft(torch.view_as_complex(waves.contiguous()), n=self.columns)
         return y
 
     def _diagonal(self) -> Tensor:

@@ -70,6 +70,7 @@ from .preconditioned import PreconditionedDenoiser
 from .predictor_corrector import PredictorCorrector
 from .product import Product, Tempered
 from .rational_schedule import RationalSchedule
+from .recalibration import Recalibration
 from .repaint import RePaint
 from .rewind import RewindDDIM
 from .schedule import RectifiedSchedule, Schedule, VESchedule, VPSchedule
@@ -146,6 +147,7 @@ __all__ = [
     "Product",
     "RationalSchedule",
     "RePaint",
+    "Recalibration",
     "RectifiedSchedule",
     "RewindDDIM",
     "SNRWeight",

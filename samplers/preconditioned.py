@@ -10,6 +10,7 @@ from appa_prob.operators import Isotropic
 from .denoiser import Denoiser, over
 from .gaussian_denoiser import GaussianDenoiser
 from .network_denoiser import call
+from .recalibration import Recalibration
 from .schedule import Schedule
 
 __all__ = ["PreconditionedDenoiser"]
@@ -44,6 +45,8 @@ class PreconditionedDenoiser(Denoiser):
         channels: The axis of the channels, from the end.
         precision: The floating type that the network computes in, by automatic mixed precision; by
             default that of the state. All else is computed in the type of the state.
+        recalibration: Corrections fitted to data that the network was not trained on; by default
+            none.
 
     Example:
         >>> from appa_prob.samplers import VESchedule
@@ -62,9 +65,10 @@ class PreconditionedDenoiser(Denoiser):
         scale: float = 1.0,
         channels: int = -3,
         precision: torch.dtype | None = None,
+        recalibration: Recalibration | None = None,
     ) -> None:
         super().__init__(event_shape, schedule)
-        self.precision = precision
+        self.precision, self.recalibration = precision, recalibration
         self.network, self.channels, self.informed = network, channels, prior is not None
         self.scale = torch.tensor(scale)
         if prior is None:
@@ -79,6 +83,21 @@ class PreconditionedDenoiser(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
         self.check(x_t, t)
+        x, g, u = self.parts(x_t, t, **context)
+        if self.recalibration is None:
+            return g + u
+        ratio = self.schedule.ratio(t)
+        return self.recalibration.correct(x, g, u, ratio, self.event_shape)
+
+    def parts(self, x_t: Tensor, t: Tensor, **context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""The state over :math:`\alpha_t`, the mean :math:`g` under the prior, and what the
+        network adds to it, each with the shape of :math:`x_t`.
+
+        Arguments:
+            x_t: The noisy state, with shape :math:`(*, event)`.
+            t: The time, with shape :math:`()` or :math:`(*)`.
+            context: What else the network depends on.
+        """
         with torch.autocast(x_t.device.type, enabled=False):
             alpha, sigma = self.schedule(t)
             g: Tensor = self.prior(x_t, t)
@@ -93,7 +112,7 @@ class PreconditionedDenoiser(Denoiser):
                     torch.hypot(self.scale.to(sigma), sigma / alpha), self.event_shape
                 )
             c_noise = torch.log(sigma / alpha) / 4
-        return g + error * call(self.network, self.precision, field, c_noise, **context)
+        return x, g, error * call(self.network, self.precision, field, c_noise, **context)
 
     def weight(self, t: Tensor) -> Tensor:
         r"""The weight :math:`1 / c_\mathrm{out}^2` of the loss, with the shape of :math:`t`."""

@@ -1,0 +1,203 @@
+r"""The law of what an autoencoder loses: smooth on the sphere, with a memory, or white."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from appa_prob.operators import (
+    CG,
+    Dense,
+    Diagonal,
+    Identity,
+    Kronecker,
+    Operator,
+    SphericalStationary,
+    Sum,
+)
+from appa_prob.samplers import Gaussian, GaussianLikelihood
+
+from .spectra import largest_degree, power_spectrum
+
+if TYPE_CHECKING:
+    from .grid import Grid
+
+__all__ = ["ReconstructionError"]
+
+
+@dataclass
+class ReconstructionError:
+    r"""Errors :math:`x_l - D(z_l) = e \odot w_l` of trajectories, with
+
+    .. math:: \mathrm{cov}(w_k, w_l) = \phi^{|k - l|} \, S + \delta_{k l} \, \mathrm{diag}(r)
+        \qquad r_c = 1 - \sum_n s_{c n}
+
+    where :math:`S` is isotropic, with the power :math:`s_{cn}` of channel :math:`c` by degree
+    :math:`n`. It is a law of autoregression of order one on the sphere, and white noise. Channels
+    are independent.
+
+    Attributes:
+        deviation: The standard deviation :math:`e`, with shape :math:`(C, H, W)` or
+            :math:`(C, 1, 1)`.
+        power: The power :math:`s`, shares of one, with shape :math:`(C, N)`.
+        memory: The correlation :math:`\phi` of :math:`S` from one state to the next.
+        latitude: The latitudes of the rows, in degrees, with shape :math:`(H)`.
+        columns: The number :math:`W` of columns.
+
+    Example:
+        >>> power, latitude = torch.tensor([[0.6, 0.2]]), torch.tensor([45.0, -45.0])
+        >>> e = ReconstructionError(torch.ones(1, 1, 1), power, 0.5, latitude, 4)
+        >>> e.covariance(3).diagonal().unique()
+        tensor([1.])
+    """
+
+    deviation: Tensor
+    power: Tensor
+    memory: float
+    latitude: Tensor
+    columns: int
+
+    @classmethod
+    def independent(cls, deviation: Tensor, grid: Grid) -> ReconstructionError:
+        r"""The law of errors that are white.
+
+        Arguments:
+            deviation: Their standard deviation, with shape :math:`(C, H, W)` or :math:`(C, 1, 1)`.
+            grid: The grid.
+        """
+        latitude = torch.tensor(grid.latitude).to(deviation)
+        return cls(deviation, deviation.new_zeros(len(deviation), 1), 0.0, latitude, grid.shape[1])
+
+    @classmethod
+    def fit(cls, errors: Callable[[], Iterable[Tensor]], grid: Grid) -> ReconstructionError:
+        r"""The law of the errors of a long trajectory, in two passes.
+
+        All power that the grid resolves counts as smooth, that of white noise included; where
+        there is little white noise, as in errors of autoencoders, this makes little difference.
+
+        Arguments:
+            errors: Gives the errors in standardised units, part by part, with shapes
+                :math:`(L, C, H, W)`; called twice.
+            grid: The grid.
+        """
+        squares, count = torch.zeros(()), 0
+        for error in errors():
+            squares, count = squares + error.square().sum(0), count + len(error)
+        deviation = (squares / count).sqrt()
+        degree = min(largest_degree(grid.latitude, grid.shape[1]), (grid.shape[1] - 1) // 2)
+        coords = {"latitude": grid.latitude, "longitude": grid.longitude}
+        power, total, lagged, steps = torch.zeros(()), torch.zeros(()), torch.zeros(()), 0
+        weights = torch.tensor(grid.weights / grid.weights.mean()).unsqueeze(-1)
+        for error in errors():
+            w = (error / deviation.clamp_min(1e-12)).double()
+            fields = xr.DataArray(
+                w.numpy(), coords, dims=("time", "channel", "latitude", "longitude")
+            )
+            power = power + torch.as_tensor(power_spectrum(fields, degree).sum("time").values)
+            total = total + (weights * w.square()).mean((2, 3)).sum(0)
+            lagged = lagged + (weights * w[1:] * w[:-1]).mean((2, 3)).sum(0)
+            steps += len(w) - 1
+        # What the largest degrees of the quadrature alias must not exceed all there is.
+        share = power / total.unsqueeze(-1)
+        share = share / share.sum(-1, keepdim=True).clamp_min(1.0)
+        correlation = (lagged / max(steps, 1)) / (total / count)
+        memory = (correlation / share.sum(-1).clamp_min(1e-6)).median().clamp(0.0, 0.99)
+        latitude = torch.tensor(grid.latitude).to(deviation)
+        return cls(deviation, share.to(deviation), float(memory), latitude, grid.shape[1])
+
+    def to(self, device: torch.device | str) -> ReconstructionError:
+        r"""The law on a device."""
+        return ReconstructionError(
+            self.deviation.to(device),
+            self.power.to(device),
+            self.memory,
+            self.latitude.to(device),
+            self.columns,
+        )
+
+    @property
+    def smooth(self) -> SphericalStationary:
+        r"""The covariance :math:`S` of fields of shape :math:`(C, H, W)`."""
+        return SphericalStationary(self.power, self.latitude, self.columns)
+
+    @property
+    def white(self) -> Tensor:
+        r"""The variance :math:`r`, with the shape of fields."""
+        rest = (1 - self.power.sum(-1)).clamp_min(1e-6)
+        return rest[:, None, None].expand(-1, len(self.latitude), self.columns)
+
+    def covariance(self, length: int) -> Operator:
+        r"""The covariance of :math:`w_{1:L}`, over fields of shape :math:`(L, C, H, W)`."""
+        lags = torch.arange(length, device=self.power.device)
+        decay = self.memory ** (lags[:, None] - lags).abs().to(self.power)
+        time = Dense(decay, symmetric=True)
+        rest = Diagonal(self.white.expand(length, *self.white.shape))
+        return Sum(Kronecker([time, self.smooth]), rest)
+
+    def sample(
+        self,
+        length: int,
+        generator: torch.Generator | None = None,
+        before: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        r"""Draws errors, state after state: those of the first states don't depend on how many
+        follow.
+
+        Arguments:
+            length: The number of states.
+            generator: A source of random numbers.
+            before: The smooth part of :math:`w` at the state before, with shape
+                :math:`(C, H, W)`; by default it is not known.
+
+        Returns:
+            The errors :math:`e \odot w`, with shape :math:`(L, C, H, W)`, and the smooth part of
+            the last :math:`w`.
+        """
+        S, grain = self.smooth, self.white.sqrt()
+        fresh = (1 - self.memory**2) ** 0.5
+        errors = []
+        for _ in range(length):
+            smooth = S.sample((), generator)
+            before = smooth if before is None else self.memory * before + fresh * smooth
+            noise = torch.randn(
+                grain.shape, generator=generator, dtype=grain.dtype, device=grain.device
+            )
+            errors.append(self.deviation * (before + grain * noise))
+        if before is None:
+            raise ValueError(f"expected one or more states, got {length}")
+        return torch.stack(errors), before
+
+    def smooth_part(self, error: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        r"""Draws the smooth part of :math:`w` at a state whose error is known.
+
+        Arguments:
+            error: The error, with shape :math:`(C, H, W)`.
+            generator: A source of random numbers.
+        """
+        w = error / self.deviation.clamp_min(1e-12)
+        prior = Gaussian(torch.zeros_like(w), self.smooth)
+        seen = GaussianLikelihood(Identity(w.shape, dtype=w.dtype), w, Diagonal(self.white))
+        return prior.condition(seen, CG(rtol=1e-3, max_iterations=100)).sample((), generator)
+
+    def complete(
+        self, x: Tensor, H: Operator, y: Tensor, R: Operator | Tensor, generator: torch.Generator
+    ) -> Tensor:
+        r"""Draws a trajectory given the decoded one and observations, :math:`x + e \odot w`.
+
+        Arguments:
+            x: The decoded trajectory, with shape :math:`(L, C, H, W)`.
+            H: The operator of the observations.
+            y: The observations.
+            R: The variance of their errors.
+            generator: A source of random numbers.
+        """
+        scale = Diagonal(self.deviation.expand_as(x))
+        prior = Gaussian(torch.zeros_like(x), self.covariance(len(x)))
+        seen = GaussianLikelihood(H @ scale, y - H(x), R)
+        solver = CG(rtol=1e-2, max_iterations=100)
+        return x + scale(prior.condition(seen, solver).sample((), generator))
