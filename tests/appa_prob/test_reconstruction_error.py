@@ -8,9 +8,8 @@ from appa_prob.grid import Grid
 from appa_prob.operators import Mask
 from appa_prob.reconstruction_error import ReconstructionError
 
+ROWS = np.linspace(80.0, -80.0, 9).astype(np.float64)
 GRID = Grid(ROWS, np.linspace(0.0, 337.5, 16).astype(np.float64))
-    np.array([80.0, 60.0, 40.0, 20.0, 0.0, -20.0, -40.0, -60.0, -80.0]), np.arange(16) * 22.5
-)
 POWER = torch.tensor([[0.2, 0.4, 0.2, 0.15], [0.0, 0.5, 0.4, 0.0]])
 
 
