@@ -22,6 +22,7 @@ from .base import Operator
 from .dense import draw, root
 from .expressions import mirrored
 from .factored import Factored
+from .matrices import Dense
 from .matvec import matvec
 from .registry import register
 from .separable import flip_flop
@@ -29,8 +30,8 @@ from .shapes import broadcast, flatten, unflatten
 
 __all__ = ["Kronecker"]
 
-# A product, and the shapes of the events that it takes and gives.
-Product = tuple[Callable[[Tensor], Tensor], Size, Size]
+# A product, or the matrix that it is with, and the shapes of the events that it takes and gives.
+Product = tuple[Callable[[Tensor], Tensor] | Tensor, Size, Size]
 
 
 @register
@@ -134,11 +135,23 @@ class Kronecker(Operator):
         return cls([Factored(L.to(samples), s) for L, s in zip(roots, shapes, strict=True)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._each(x, [(f.forward, f.in_shape, f.out_shape) for f in self.factors])
+        return self._each(
+            x,
+            [
+                (f.matrix if isinstance(f, Dense) else f.forward, f.in_shape, f.out_shape)
+                for f in self.factors
+            ],
+        )
 
     def adjoint(self, y: Tensor) -> Tensor:
         self._check(y, self.out_shape)
-        return self._each(y, [(f.adjoint, f.out_shape, f.in_shape) for f in self.factors])
+        return self._each(
+            y,
+            [
+                (f.matrix.mT if isinstance(f, Dense) else f.adjoint, f.out_shape, f.in_shape)
+                for f in self.factors
+            ],
+        )
 
     def solve(self, b: Tensor) -> Tensor:
         self._check(b, self.out_shape)
@@ -157,7 +170,7 @@ class Kronecker(Operator):
         x = self._each(
             x,
             [
-                (_itself if i == largest else _colored(f), Size((n,)), Size((n,)))
+                (_itself if i == largest else root(f, "sample"), Size((n,)), Size((n,)))
                 for i, (f, n) in enumerate(zip(self.factors, sizes, strict=True))
             ],
         )
@@ -172,6 +185,8 @@ class Kronecker(Operator):
         """Applies a product to each group of axes."""
         k, axes = len(products), sum(len(source) for _, source, _ in products)
         batch = x.shape[: x.ndim - axes]
+        if not self.batch_shape:
+            return self._in_place(x, batch, products)
         # Batch axes of the factors must not meet the groups that wait in front.
         batch = Size((1,) * (len(self.batch_shape) - len(batch)) + tuple(batch))
         x = x.reshape(*batch, *(source.numel() for _, source, _ in products))
@@ -181,10 +196,26 @@ class Kronecker(Operator):
         for i, (product, source, target) in enumerate(reversed(products)):
             if i:
                 x = x.movedim(-1, 0).movedim(k - 1, -1)
-            x = flatten(product(unflatten(x, source)), target)
+            x = _multiply(product, x, source, target)
         x = x.movedim(tuple(range(k - 1)), tuple(range(1 - k, 0)))
         events = sum((tuple(target) for _, _, target in products), ())
         return x.reshape(*x.shape[: x.ndim - k], *events)
+
+    def _in_place(self, x: Tensor, batch: Size, products: Sequence[Product]) -> Tensor:
+        """The same without a batch of factors: axes stay where they are, as far as they can."""
+        x = x.reshape(*batch, *(source.numel() for _, source, _ in products))
+        for i, (product, source, target) in enumerate(products):
+            axis = len(batch) + i
+            if axis == x.ndim - 1:
+                x = _multiply(product, x, source, target)
+            elif isinstance(product, Tensor):
+                rest = x.shape[axis + 1 :]
+                x = product @ x.reshape(*x.shape[: axis + 1], rest.numel())
+                x = x.reshape(*x.shape[:-1], *rest)
+            else:
+                x = _multiply(product, x.movedim(axis, -1), source, target).movedim(-1, axis)
+        events = sum((tuple(target) for _, _, target in products), ())
+        return x.reshape(*batch, *events)
 
     def _transposed(self) -> Operator:
         return Kronecker([f.T for f in self.factors])
@@ -206,7 +237,10 @@ def _itself(x: Tensor) -> Tensor:
     return x
 
 
-def _colored(factor: Operator) -> Callable[[Tensor], Tensor]:
-    """The product of white noise with a root of a covariance."""
-    L = root(factor, "sample")
-    return lambda z: matvec(L, z)
+def _multiply(
+    product: Callable[[Tensor], Tensor] | Tensor, x: Tensor, source: Size, target: Size
+) -> Tensor:
+    """A product with the last axis, which holds flattened events."""
+    if isinstance(product, Tensor):
+        return matvec(product, x)
+    return flatten(product(unflatten(x, source)), target)
