@@ -194,7 +194,8 @@ def reanalyse(
     with process_group():
         result = run_reanalysis(job, output, seed=seed, overwrite=overwrite, progress=not quiet)
     if result is not None:
-        typer.echo(result.report)
+        count = result.dataset.attrs["observations"]
+        typer.echo(result.report or f"{count} observations; no truth to score against")
 
 
 @app.command()
@@ -350,19 +351,26 @@ def network(
     config: Config,
     figure: Annotated[Path | None, typer.Option(help="The image of a map to write.")] = None,
     state: Annotated[int, typer.Option(help="The index of the time of the map.")] = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace the image if it exists.")] = False,
+    reports: Annotated[
+        Path | None, typer.Option(help="The CSV or parquet file of the observations to write.")
+    ] = None,
+    seed: Seed = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
 ) -> None:
-    """Count what the networks of a reanalysis observe, and draw a map of them."""
+    """Count what the networks of a reanalysis observe, draw a map of them, write the values."""
     from .appa import Appa
     from .experiment import ReanalysisConfig, load_truth
     from .files import refuse_existing
     from .network_figure import count_observations, draw_networks
+    from .observe import observe_truth
+    from .reports import write_reports
 
-    if figure is not None:
-        refuse_existing(figure, overwrite=overwrite)
+    for path in (figure, reports):
+        if path is not None:
+            refuse_existing(path, overwrite=overwrite)
     settings = read_config(ReanalysisConfig, config)
     appa = Appa.from_pretrained(settings.model)
-    _, times = load_truth(settings, appa)
+    truth, times = load_truth(settings, appa)
     if not -len(times) <= state < len(times):
         raise UserError(f"expected a state from 0 to {len(times) - 1}, got {state}")
     parts = [part.locate(times, appa.grid, appa.catalogue) for part in settings.networks]
@@ -371,6 +379,9 @@ def network(
     typer.echo(f"{table['a time'].sum():.0f} observations a time, {len(times)} times")
     if figure is not None:
         draw_networks(parts, list(times), state % len(times), figure)
+    if reports is not None:
+        drawn = observe_truth(appa, settings.networks, truth, times, seed, settings.missing)
+        write_reports(drawn, appa.catalogue, appa.grid, times, reports, overwrite=overwrite)
 
 
 def read_config(model: type[T], path: Path) -> T:

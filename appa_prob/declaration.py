@@ -15,7 +15,8 @@ r"""Declarations of observing networks, in YAML.
 
 Keys of every network:
 
-- `network`: `stations`, `satellite`, `orbit` or `analysis`.
+- `network`: `stations`, `satellite`, `orbit`, `analysis`, `gridded` or
+  `reports`.
 - `name`: What the network is called, different for each. By default what `network` says.
 - `variables`: The variables that are observed, as the dataset calls them.
 - `levels`: The levels at which they are; variables without levels ignore it. By default the lowest
@@ -62,8 +63,27 @@ Of `analysis`:
 - `factor`: The number of rows and columns of the blocks of the grid that are averaged over, 1 by
   default.
 
-At each time a network observes a cell of the grid once at most, at the station or the footprint
-that is nearest to the cell's centre: the errors of closer ones would not be independent.
+Of `gridded`, which are analyses with values, not drawn from a truth:
+
+- `file`: A dataset, zarr or netCDF, on any grid, at some of the times of states.
+- `factor`: As of `analysis`, if the values are means over blocks; 1, for values at points, by
+  default.
+
+Of `reports`, which are observations with values as well:
+
+- `file`: A CSV or parquet file of reports (:func:`appa_prob.reports.read_reports`).
+- `stations`: A list of stations, for reports that don't tell their latitude and longitude.
+- `names`: What variables are called, by what they are called in the file: `{TT: temperature}`.
+- `units`: The units of variables, where the file does not tell and they are not the model's.
+- `half_window`: How far from the time of a state reports may be. By default reports between states
+  are refused.
+- `variables`: By default all of the file. `error`: For what has none in the file. `levels`: By
+  default all; reports of variables on levels that don't tell their level are of the lowest one.
+  `spacing`: None by default: all reports count, also those of one cell.
+
+At each time a network of another kind observes a cell of the grid once at most, at the station or
+the footprint that is nearest to the cell's centre: the errors of closer ones would not be
+independent.
 """
 
 from __future__ import annotations
@@ -76,7 +96,9 @@ from pydantic import ValidationError
 
 from .analysis_network import AnalysisNetwork
 from .errors import UserError, unknown
+from .gridded_network import GriddedNetwork
 from .network import Network
+from .report_network import ReportNetwork
 from .satellite_network import OrbitNetwork, SatelliteNetwork
 from .station_network import StationNetwork
 
@@ -87,6 +109,8 @@ KINDS: dict[str, type[Network]] = {
     "satellite": SatelliteNetwork,
     "orbit": OrbitNetwork,
     "analysis": AnalysisNetwork,
+    "gridded": GriddedNetwork,
+    "reports": ReportNetwork,
 }
 
 
@@ -164,8 +188,9 @@ def _network(entry: object, folder: Path) -> Network:
         if key not in KINDS[kind].model_fields:
             error = unknown("key", str(key), KINDS[kind].model_fields)
             raise UserError(f'network "{label}": {error}')
-    if isinstance(entry.get("file"), str):
-        entry = entry | {"file": folder / entry["file"]}
+    for key in ("file", "stations"):
+        if isinstance(entry.get(key), str):
+            entry = entry | {key: folder / entry[key]}
     try:
         return KINDS[kind].model_validate(entry)
     except ValidationError as error:

@@ -1,7 +1,7 @@
-r"""Observing system simulation experiments: reanalyses of a truth that is known.
+r"""Reanalyses, of a truth that is known or of observations from files.
 
-Observations are drawn, with noise, from a dataset that is taken as the truth, so that the ensemble
-can be scored, and so can the baselines on the same observations.
+In experiments, observations are drawn, with noise, from a dataset that is taken as the truth, so
+that the ensemble can be scored, and so can the baselines on the same observations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pydantic import (
 from torch import Tensor
 
 from .appa import Appa
-from .dataset import open_dataset, read_states, select_period, shipped_sample
+from .dataset import Source, open_dataset, read_states, select_period, shipped_sample
 from .declaration import parse_networks
 from .errors import UserError
 from .figure import draw_reanalysis
@@ -35,6 +35,8 @@ from .observe import Observations, observe_truth
 from .parallel import rank
 from .reanalysis import SamplerConfig, reanalyse
 from .report import Report, report_scores
+from .rollout import state_times
+from .sample import parse_time
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +48,7 @@ __all__ = [
     "ReanalysisConfig",
     "read_truth",
     "run_reanalysis",
+    "truth_and_times",
 ]
 
 
@@ -93,7 +96,8 @@ class ReanalysisConfig(BaseModel):
 
     Attributes:
         model: The name of a model, or its folder.
-        data: The dataset that is the truth; `sample` is the one that ships with the package.
+        data: The dataset that is the truth; `sample` is the one that ships with the package; null
+            if there is none, and observations come from files.
         start: The first time.
         states: The number of states.
         members: The number of members of the ensemble.
@@ -110,7 +114,7 @@ class ReanalysisConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str = "appa-small"
-    data: Path = Path("sample")
+    data: Source | None = Path("sample")
     start: str
     states: PositiveInt = 24
     members: Annotated[int, Field(ge=2)] = 16
@@ -128,11 +132,11 @@ class Reanalysis:
 
     Attributes:
         dataset: The ensemble, in physical units.
-        report: The table of scores.
+        report: The table of scores, if there is a truth.
     """
 
     dataset: xr.Dataset
-    report: Report
+    report: Report | None
 
 
 def run_reanalysis(
@@ -143,10 +147,11 @@ def run_reanalysis(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Reanalysis | None:
-    r"""Draws observations from a dataset, samples a reanalysis, scores it, and writes all that.
+    r"""Draws observations from a dataset, or reads them, samples a reanalysis, scores it, and
+    writes all that.
 
-    Beside the zarr store `output` there will be `output` with suffix `.csv` (the scores) and
-    `.png` (the figure).
+    Beside the zarr store `output` there will be `output` with suffix `.csv` (the scores, if there
+    is a truth) and `.png` (the figure).
 
     Arguments:
         config: What to reanalyse.
@@ -163,7 +168,8 @@ def run_reanalysis(
             exists.
     """
     table, picture = output.with_suffix(".csv"), output.with_suffix(".png")
-    for path in (output, table, *([picture] if config.figure else [])):
+    scored, drawn = config.data is not None, config.figure is not None
+    for path in (output, *([table] if scored else []), *([picture] if drawn else [])):
         refuse_existing(path, overwrite=overwrite)
     appa = Appa.from_pretrained(config.model)
     truth, times = load_truth(config, appa)
@@ -185,42 +191,60 @@ def run_reanalysis(
     if rank() > 0:
         return None
     dataset = describe(appa.dataset(members, times), config, seed, observations)
-    baselines = config.baselines
-    report = report_scores(
-        appa,
-        members,
-        truth,
-        times,
-        observations,
-        baselines=baselines is not None,
-        every=baselines.every if baselines else 1,
-        eofs=baselines.eofs if baselines else None,
-        progress=progress,
-    )
+    report = None
+    if truth is not None:
+        baselines = config.baselines
+        report = report_scores(
+            appa,
+            members,
+            truth,
+            times,
+            observations,
+            baselines=baselines is not None,
+            every=baselines.every if baselines else 1,
+            eofs=baselines.eofs if baselines else None,
+            progress=progress,
+        )
     with replacing(output, overwrite=overwrite) as temporary:
         dataset.to_zarr(
             temporary, mode="w", encoding=_encoding(dataset), zarr_format=2, consolidated=True
         )
-    report.save(table)
+    if report is not None:
+        report.save(table)
     if view is not None:
-        view.draw(dataset, appa.dataset(truth.unsqueeze(0), times), observations, picture)
+        actual = None if truth is None else appa.dataset(truth.unsqueeze(0), times)
+        view.draw(dataset, actual, observations, picture)
     return Reanalysis(dataset, report)
 
 
-def load_truth(config: ReanalysisConfig, appa: Appa) -> tuple[Tensor, NDArray[np.datetime64]]:
-    r"""Reads the states that are the truth, as :func:`read_truth` does.
+def load_truth(
+    config: ReanalysisConfig, appa: Appa
+) -> tuple[Tensor | None, NDArray[np.datetime64]]:
+    r"""Reads the states that are the truth, if there is one, and their times, as
+    :func:`truth_and_times` does.
 
     Arguments:
         config: What to reanalyse.
         appa: The model, which the data must fit.
     """
-    return read_truth(appa, config.data, config.start, config.states, config.missing)
+    return truth_and_times(appa, config.data, config.start, config.states, config.missing)
+
+
+def truth_and_times(
+    appa: Appa, data: Path | str | None, start: str, states: int, missing: Missing
+) -> tuple[Tensor | None, NDArray[np.datetime64]]:
+    r"""As :func:`read_truth`, but if there are no data: then there is no truth, and times are as
+    far apart as the model was trained on.
+    """
+    if data is None:
+        return None, state_times(parse_time(start), states, appa.step)
+    return read_truth(appa, data, start, states, missing)
 
 
 def read_truth(
-    appa: Appa, data: Path, start: str, states: int, missing: Missing = "refuse"
+    appa: Appa, data: Path | str, start: str, states: int, missing: Missing = "refuse"
 ) -> tuple[Tensor, NDArray[np.datetime64]]:
-    r"""Reads the states that are the truth.
+    r"""Reads the states that are the truth, and their times.
 
     Arguments:
         appa: The model, which the data must fit.
@@ -307,7 +331,11 @@ class _View:
         return field if self.level is None else field.sel(level=self.level)
 
     def draw(
-        self, dataset: xr.Dataset, truth: xr.Dataset, observations: Observations, path: Path
+        self,
+        dataset: xr.Dataset,
+        truth: xr.Dataset | None,
+        observations: Observations,
+        path: Path,
     ) -> None:
         here = (observations.channel == self.channel) & (observations.time == self.state)
         points = (
@@ -315,5 +343,5 @@ class _View:
             observations.longitude[here],
             observations.values.numpy()[here],
         )
-        actual = self.select(truth.isel(member=0, drop=True))
+        actual = None if truth is None else self.select(truth.isel(member=0, drop=True))
         draw_reanalysis(self.select(dataset), actual, points, path)

@@ -57,7 +57,7 @@ def short_units(units: str) -> str:
 
 def draw_reanalysis(
     members: xr.DataArray,
-    truth: xr.DataArray,
+    truth: xr.DataArray | None,
     observations: tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]],
     path: Path,
 ) -> None:
@@ -65,38 +65,42 @@ def draw_reanalysis(
 
     Arguments:
         members: The ensemble, with dimensions `member, latitude, longitude`, at least two members.
-        truth: The truth, with dimensions `latitude, longitude`.
+        truth: The truth, with dimensions `latitude, longitude`, if it is known.
         observations: The latitudes, longitudes and values of the observations of that variable.
         path: The image file to write.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    units = short_units(truth.attrs.get("units", ""))
+    shown = members.isel(member=0) if truth is None else truth
+    units = short_units(shown.attrs.get("units", ""))
     mean, spread = members.mean("member"), members.std("member", ddof=1)
-    lower, upper = (float(q) for q in np.nanquantile(truth.values, [0.005, 0.995]))
+    lower, upper = (float(q) for q in np.nanquantile(shown.values, [0.005, 0.995]))
     shared = {"vmin": lower, "vmax": upper, "cmap": colormaps["Spectral_r"]}
 
     figure = Figure(figsize=(13, 5.6), layout="constrained")
     axes = figure.subplots(2, 3, sharex=True, sharey=True)
     latitude, longitude, values = observations
-    main = _field(axes[0, 0], truth, "truth", shared)
+    if truth is None:
+        axes[0, 0].set_axis_off()
+    else:
+        _field(axes[0, 0], truth, "truth", shared)
     draw_coasts(axes[0, 1], f"{len(values)} observations")
     axes[0, 1].scatter(
         wrap(longitude), latitude, c=values, s=14, edgecolors="0.25", linewidths=0.3, **shared
     )
-    _field(axes[0, 2], mean, f"mean of {members.sizes['member']} members", shared)
+    main = _field(axes[0, 2], mean, f"mean of {members.sizes['member']} members", shared)
     _field(axes[1, 0], members.isel(member=0), "member 1", shared)
     _field(axes[1, 1], members.isel(member=1), "member 2", shared)
     side = _field(axes[1, 2], spread, "spread", {"vmin": 0.0, "cmap": colormaps["magma_r"]})
-    name = str(truth.attrs.get("long_name", truth.name))
+    name = str(shown.attrs.get("long_name", shown.name))
     figure.colorbar(
         main, ax=axes[:, :2], label=f"{name} ({units})", location="bottom", shrink=0.6, aspect=40
     )
     figure.colorbar(side, ax=axes[:, 2], label=f"spread ({units})", location="bottom", shrink=0.8)
-    level = f" at level {float(truth.level):g}" if "level" in truth.coords else ""
+    level = f" at level {float(shown.level):g}" if "level" in shown.coords else ""
     figure.suptitle(
-        f"{name}{level}, {np.datetime_as_string(truth.time.values, unit='m').replace('T', ' ')}"
+        f"{name}{level}, {np.datetime_as_string(shown.time.values, unit='m').replace('T', ' ')}"
     )
     save_figure(figure, path)
 

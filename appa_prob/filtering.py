@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from .appa import Appa
+from .dataset import Source
 from .errors import UserError
-from .experiment import Missing, Networks, read_truth
+from .experiment import Missing, Networks, truth_and_times
 from .observe import Observations, observe_truth
 from .reanalysis import SamplerConfig, assimilate, complete
 from .rollout import check_known, member_generators
@@ -39,7 +40,8 @@ class FilterConfig(BaseModel):
 
     Attributes:
         model: The name of a model, or its folder.
-        data: The dataset that is the truth; `sample` is the one that ships with the package.
+        data: The dataset that is the truth; `sample` is the one that ships with the package; null
+            if there is none, and observations come from files.
         start: The time of the first state of the first window.
         cycles: The number of cycles; each gives one estimate, at the end of its window.
         every: The number of states between two cycles, that is, of a new batch of observations.
@@ -55,7 +57,7 @@ class FilterConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str = "appa-small"
-    data: Path = Path("sample")
+    data: Source | None = Path("sample")
     start: str
     cycles: PositiveInt
     every: PositiveInt = 1
@@ -97,7 +99,7 @@ def run_filter(
     config = config.model_copy(update={"states": states})
     check_overlap(appa, states, config.overlap, config.every)
     length = states + (config.cycles - 1) * config.every
-    truth, times = read_truth(appa, config.data, config.start, length, config.missing)
+    truth, times = truth_and_times(appa, config.data, config.start, length, config.missing)
     observations = observe_truth(appa, config.networks, truth, times, seed, config.missing)
     appa.trajectory_denoiser(times[:states])  # which says what is wrong with the times
     return collect(

@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor
 
 from .appa import Appa
+from .dataset import Source
 from .errors import UserError
-from .experiment import Missing, Networks, read_truth
+from .experiment import Missing, Networks, truth_and_times
 from .observe import Observations, observe_truth
 from .reanalysis import SamplerConfig, assimilate
 from .rollout import Rollout, RolloutConfig, check_known, decode_states, member_generators
@@ -39,7 +40,8 @@ class ForecastConfig(BaseModel):
 
     Attributes:
         model: The name of a model, or its folder.
-        data: The dataset that the known states are taken from, or the observations of them;
+        data: The dataset that the known states are taken from, or the observations of them; null
+            if these come from files;
             `sample` is the one that ships with the package.
         start: The time of the first of the known (or observed) states.
         initial: Whether these states are known, or only observed.
@@ -57,7 +59,7 @@ class ForecastConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str = "appa-small"
-    data: Path = Path("sample")
+    data: Source | None = Path("sample")
     start: str
     initial: Literal["state", "observations"] = "state"
     known: PositiveInt | None = None
@@ -106,8 +108,8 @@ def run_forecast(
     appa = Appa.from_pretrained(config.model)
     known = config.known or (1 if config.initial == "state" else appa.window)
     config = config.model_copy(update={"known": known})
-    truth, times = read_truth(appa, config.data, config.start, known, config.missing)
-    observations = None
+    truth, times = truth_and_times(appa, config.data, config.start, known, config.missing)
+    observations, known_values = None, truth
     if config.networks is not None:
         if known < appa.window:
             raise UserError(
@@ -115,7 +117,10 @@ def run_forecast(
                 f"model, got {known}"
             )
         observations = observe_truth(appa, config.networks, truth, times, seed, config.missing)
-    else:
+        known_values = observations.values
+    if known_values is None:
+        raise UserError("expected `data`, to take the known states from, or `networks` of files")
+    if observations is None:
         check_known(appa, known)
     task = _Forecast(appa, config, known, seed, truth, times, observations)
     return collect(
@@ -130,7 +135,7 @@ def run_forecast(
             config,
             seed,
             appa,
-            truth if observations is None else observations.values,
+            known_values,
         ),
         output=output,
         overwrite=overwrite,
@@ -163,7 +168,7 @@ class _Forecast:
         config: ForecastConfig,
         known: int,
         seed: int,
-        truth: Tensor,
+        truth: Tensor | None,
         times: NDArray[np.datetime64],
         observations: Observations | None,
     ) -> None:
@@ -197,6 +202,7 @@ class _Forecast:
         if not memory and self.observations is not None:
             past = self._assimilate(self.times)[0][:, -self.rollout.overlap :]
         elif not memory:
+            assert self.truth is not None
             past = encode_states(self.appa, self.truth, self.times).unsqueeze(0)
             error = self._lost(past[0, -1])
         # The assimilation counts as a block.

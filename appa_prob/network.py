@@ -46,13 +46,15 @@ class Footprints:
         channels: The :math:`K` channels that are observed, with their variables, levels and units.
         indices: Their positions in the catalogue, with shape :math:`(K)`. What is observed of
             several levels at once is given the channel at its peak.
-        errors: The standard deviations of their errors in these units, with shape :math:`(K)`.
+        errors: The standard deviations of their errors in these units, with shape :math:`(K)`, or
+            :math:`(N, K)` where those of points differ.
         biases: Their biases, with shape :math:`(K)`.
         sources: The positions of the channels that are mixed, with shape :math:`(K, J)`.
         mixture: The weights of these, with shape :math:`(K, J)`.
         cells: The cells :math:`i W + j` that a point sees, with shape :math:`(N, S)`.
         weights: The weights of these, with shape :math:`(N, S)`.
         seen: Whether a point sees a channel, with shape :math:`(N, K)`.
+        values: What was observed, with shape :math:`(N, K)`, if it is known.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Footprints:
     cells: NDArray[np.int64]
     weights: NDArray[np.float64]
     seen: NDArray[np.bool_]
+    values: NDArray[np.float64] | None = None
 
 
 class Places(NamedTuple):

@@ -24,6 +24,7 @@ def count_observations(footprints: Sequence[Footprints], length: int) -> pd.Data
         footprints: The networks, laid out over a trajectory.
         length: The number of its times.
     """
+    errors = [np.median(np.atleast_2d(part.errors), axis=0) for part in footprints]
     rows = [
         {
             "network": part.name,
@@ -32,8 +33,8 @@ def count_observations(footprints: Sequence[Footprints], length: int) -> pd.Data
             "error": f"{error:g} {channel.units}",
             "a time": part.seen[:, k].sum() / length,
         }
-        for part in footprints
-        for k, (channel, error) in enumerate(zip(part.channels, part.errors, strict=True))
+        for part, own in zip(footprints, errors, strict=True)
+        for k, (channel, error) in enumerate(zip(part.channels, own, strict=True))
     ]
     return pd.DataFrame(rows)
 

@@ -181,18 +181,18 @@ class Observations:
 def observe_truth(
     appa: Appa,
     networks: Sequence[Network],
-    truth: Tensor,
+    truth: Tensor | None,
     times: NDArray[np.datetime64],
     seed: int,
     missing: Literal["refuse", "mask"] = "refuse",
 ) -> Observations:
-    r"""Draws observations of a truth, from a seed.
+    r"""Draws observations of a truth, from a seed, or reads their values.
 
     Arguments:
         appa: The model, for its channels and its grid.
         networks: The networks.
-        truth: The truth in physical units, with shape :math:`(L, C, H, W)`.
-        times: Its times.
+        truth: The truth in physical units, with shape :math:`(L, C, H, W)`, if there is one.
+        times: The times of the states.
         seed: The seed of their errors.
         missing: Whether observations that are not finite are refused, or masked out.
     """
@@ -204,7 +204,7 @@ def observe_truth(
 
 def observe(
     networks: Sequence[Network],
-    truth: Tensor,
+    truth: Tensor | None,
     times: NDArray[np.datetime64],
     catalogue: Catalogue,
     grid: Grid,
@@ -212,26 +212,39 @@ def observe(
     generator: torch.Generator,
     missing: Literal["refuse", "mask"] = "refuse",
 ) -> Observations:
-    r"""Draws the observations that networks make of a truth, with noise.
+    r"""Draws the observations that networks make of a truth, with noise; those of networks that
+    know their values are as they are.
 
     Arguments:
         networks: The networks.
-        truth: The true trajectory in physical units, with shape :math:`(L, C, H, W)`.
-        times: Its times.
-        catalogue: Its channels.
-        grid: Its grid.
+        truth: The true trajectory in physical units, with shape :math:`(L, C, H, W)`; none is
+            needed if all networks know their values.
+        times: The times of the states.
+        catalogue: Their channels.
+        grid: Their grid.
         generator: The source of the noise.
         missing: Whether observations that are not finite are refused, or masked out and counted.
 
     Raises:
-        UserError: If a network does not fit the catalogue or the times, or if observations are
-            not finite (and are to be refused).
+        UserError: If a network does not fit the catalogue or the times, if there is no truth to
+            draw from, or if observations are not finite (and are to be refused).
     """
     footprints = [network.locate(times, grid, catalogue) for network in networks]
     parts = [compile_footprints(f, catalogue, grid, len(times)) for f in footprints]
     joined = _join(parts)
-    noise = joined.errors * torch.randn(joined.errors.shape, generator=generator)
-    values = joined.operator(truth) + joined.biases + noise
+    drawn = [f.name for f in footprints if f.values is None]
+    values = joined.values
+    if drawn and truth is None:
+        raise UserError(
+            f'network "{drawn[0]}" has no values: name a `file` of them, or `data` to draw them '
+            "from"
+        )
+    if drawn and truth is not None:
+        pairs = zip(parts, footprints, strict=True)
+        free = torch.cat([torch.full((len(part),), f.values is None) for part, f in pairs])
+        noise = joined.errors[free] * torch.randn(int(free.sum()), generator=generator)
+        values = values.clone()
+        values[free] = joined.operator(truth)[free] + joined.biases[free] + noise
     joined = replace(joined, values=values)
     finite = torch.isfinite(values).numpy()
     if finite.all():
@@ -251,7 +264,7 @@ def observe(
 def compile_footprints(
     footprints: Footprints, catalogue: Catalogue, grid: Grid, length: int
 ) -> Observations:
-    r"""The operator of a network, with no values yet (they are NaN).
+    r"""The operator of a network, with its values; they are NaN if they are to be drawn.
 
     Arguments:
         footprints: Where and what the network observes.
@@ -260,32 +273,30 @@ def compile_footprints(
         length: The number :math:`L` of states.
     """
     cells = grid.shape[0] * grid.shape[1]
-    count, width = footprints.seen.shape
-    place = torch.as_tensor(footprints.time) * len(catalogue.channels)
-    sources = torch.as_tensor(footprints.sources)
-    # For each point, row, source and cell that it sees.
-    indices = (place[:, None, None] + sources)[..., None] * cells
-    indices = indices + torch.as_tensor(footprints.cells)[:, None, None]
-    weights = torch.as_tensor(footprints.mixture)[..., None] * torch.as_tensor(
-        footprints.weights
-    ).unsqueeze(1).unsqueeze(1)
+    point, row = np.nonzero(footprints.seen)
+    place = torch.as_tensor(footprints.time[point]) * len(catalogue.channels)
+    sources = torch.as_tensor(footprints.sources[row])
+    # For each observation, source and cell that it sees.
+    indices = (place.unsqueeze(-1) + sources).unsqueeze(-1) * cells
+    indices = indices + torch.as_tensor(footprints.cells[point]).unsqueeze(1)
+    weights = torch.as_tensor(footprints.mixture[row]).unsqueeze(-1) * torch.as_tensor(
+        footprints.weights[point]
+    ).unsqueeze(1)
     shape = (length, len(catalogue.channels), *grid.shape)
-    seen = footprints.seen.ravel()
-    keep = torch.as_tensor(np.flatnonzero(seen))
-    indices, weights = (x.flatten(2).flatten(0, 1)[keep] for x in (indices, weights))
-    operator = WeightedGather(indices, weights.float(), shape)
-    errors, biases = (
-        torch.as_tensor(x, dtype=torch.float32).expand(count, width).flatten()[keep]
-        for x in (footprints.errors, footprints.biases)
+    operator = WeightedGather(indices.flatten(1), weights.flatten(1).float(), shape)
+    unknown = np.full(1, np.nan) if footprints.values is None else footprints.values
+    values, errors, biases = (
+        torch.as_tensor(np.broadcast_to(x, footprints.seen.shape)[point, row]).float()
+        for x in (unknown, footprints.errors, footprints.biases)
     )
     return Observations(
         operator,
-        torch.full_like(errors, float("nan")),
+        values,
         errors,
-        np.repeat(footprints.time, width)[seen],
-        np.tile(footprints.indices, count)[seen],
-        np.repeat(footprints.latitude, width)[seen],
-        np.repeat(footprints.longitude, width)[seen],
+        footprints.time[point],
+        footprints.indices[row],
+        footprints.latitude[point],
+        footprints.longitude[point],
         biases,
     )
 

@@ -10,7 +10,7 @@ import pint
 
 from .errors import UserError
 
-__all__ = ["parse_quantity", "same_units"]
+__all__ = ["converter", "parse_quantity", "same_units"]
 
 NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*", re.DOTALL)
 # What quantities of a dimension are called, by a unit of that dimension.
@@ -104,6 +104,35 @@ def same_units(first: str, second: str) -> bool:
     """
     units = [_unit(text) for text in (first, second)]
     return first == second or (None not in units and units[0] == units[1])
+
+
+def converter(source: str, units: str, what: str) -> tuple[float, float]:
+    r"""How values in some units become values in others: by a factor, then an offset.
+
+    Arguments:
+        source: The units of the values.
+        units: The units that are wanted.
+        what: What the values are, for the message of an error.
+
+    Raises:
+        UserError: If a unit is not understood, or they are of different kinds.
+
+    Example:
+        >>> converter("degC", "K", "temperature"), converter("hPa", "Pa", "pressure")
+        ((1.0, 273.15), (100.0, 0.0))
+    """
+    if same_units(source, units):
+        return 1.0, 0.0
+    target, unit = _unit(units), _unit(source)
+    if target is None:
+        raise UserError(f'{what}: the unit "{units}" of the model is not understood')
+    expected = f"expected units of {_kind(target)}, as {units}"
+    if unit is None:
+        raise UserError(f'{what}: the unit "{source}" is not understood; {expected}')
+    if unit.dimensionality != target.dimensionality:
+        raise UserError(f'{what}: "{source}" is the unit of {_kind(unit)}; {expected}')
+    offset = float(_registry().Quantity(0.0, unit).to(target).magnitude)
+    return _difference(unit, target), offset
 
 
 def _difference(source: pint.Unit, target: pint.Unit) -> float:

@@ -34,6 +34,7 @@ KEYS = ["lead", "method", "variable", "level"]
 def score_start(config: ForecastConfig, appa: Appa, seed: int) -> pd.DataFrame:
     """The scores of one forecast and of its baselines, by lead time and channel."""
     known = config.known or (1 if config.initial == "state" else appa.window)
+    assert config.data is not None, "scores need data"
     truth, times = read_truth(appa, config.data, config.start, known + config.states)
     dataset = run_forecast(config, seed=seed, progress=False)
     members = _stack(dataset, appa)

@@ -31,6 +31,7 @@ KEYS = ["points", "method", "variable", "level"]
 def score_window(config: ReanalysisConfig, appa: Appa, seed: int, baselines: bool) -> pd.DataFrame:
     """The table of scores of one window."""
     truth, times = load_truth(config, appa)
+    assert truth is not None, "scores need data"
     generator = torch.Generator().manual_seed(seed)
     observations = observe(
         config.networks, truth, times, appa.catalogue, appa.grid, generator=generator

@@ -96,6 +96,7 @@ def test_a_reanalysis_has_the_scores_of_its_own_report(
     result = run_reanalysis(config, tmp_path / "r.zarr", seed=2, progress=False)
     assert result is not None
     report = result.report
+    assert report is not None
     truth = open_dataset(world)
     found = evaluate([open_run(tmp_path / "r.zarr")], truth, every=3, eofs=eofs)
     assert found.states == {"r": 2, "climatology": 2, "OI": 2}

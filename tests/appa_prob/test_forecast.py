@@ -126,6 +126,7 @@ def test_examples_are_valid() -> None:
     free = read_config(SampleConfig, examples / "sample.yaml")
     for config, length in ((forecast, 24), (cycles, 24)):
         appa = Appa.from_pretrained(config.model)
+        assert config.data is not None
         read_truth(appa, config.data, config.start, length)
     check_overlap(appa, cycles.states or appa.window, cycles.overlap, cycles.every)
     assert (cycles.states or appa.window) + (cycles.cycles - 1) * cycles.every <= 24

@@ -1,0 +1,241 @@
+r"""Observations with values, from files of reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BeforeValidator, Field, field_serializer
+
+from .errors import UserError, unknown
+from .network import Footprints, Network, Places
+from .reports import read_reports
+from .stencils import bilinear
+from .thinning import thin_by_distance
+from .units import converter, parse_quantity
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .catalogue import Catalogue
+    from .grid import Grid
+
+__all__ = ["ReportNetwork"]
+
+
+def _minutes(value: object) -> float | None:
+    return None if value is None else parse_quantity(value, "min", "half_window")
+
+
+class ReportNetwork(Network):
+    r"""Reports of a file, see :func:`appa_prob.reports.read_reports`.
+
+    Example:
+        >>> ReportNetwork(file="reports.csv", error={"temperature": "1 K"}).label
+        'reports'
+    """
+
+    network: Literal["reports"] = "reports"
+    file: Path = Field(description="the path of a CSV or parquet file of reports")
+    variables: tuple[str, ...] = Field(default=(), description="a list of names")
+    error: dict[str, str | float | list[str | float]] = Field(
+        default={}, description="a number with a unit for each variable, as {temperature: 1.0 K}"
+    )
+    stations: Path | None = Field(default=None, description="the path of a list of stations")
+    names: dict[str, str] = Field(
+        default={}, description="names of variables by those of the file, as {TT: temperature}"
+    )
+    units: dict[str, str] = Field(
+        default={}, description="the units of variables of the file, as {temperature: degC}"
+    )
+    half_window: Annotated[float | None, BeforeValidator(_minutes)] = Field(
+        default=None, description="a duration, as 30 min"
+    )
+
+    @field_serializer("half_window")
+    def _half_window_with_unit(self, value: float | None) -> str | None:
+        return None if value is None else f"{value!r} min"
+
+    def default_levels(self, levels: tuple[float, ...]) -> tuple[float, ...]:
+        r"""The lowest level, that is, the largest sigma or pressure."""
+        return (max(levels),)
+
+    def places(self, times: NDArray[np.datetime64], grid: Grid) -> Places:
+        r"""Where and when there are reports that count for a time."""
+        table = self._read(times)
+        return Places(
+            table["state"].to_numpy(), table["latitude"].to_numpy(), table["longitude"].to_numpy()
+        )
+
+    def locate(
+        self, times: NDArray[np.datetime64], grid: Grid, catalogue: Catalogue
+    ) -> Footprints:
+        r"""The reports as points with values, in the order of the file.
+
+        Arguments:
+            times: The times of the trajectory, with shape :math:`(L)`, increasing.
+            grid: The grid.
+            catalogue: The channels that there are.
+
+        Raises:
+            UserError: If the file can't be read; a variable, a level or a unit of it is unknown;
+                an error is missing; or times are not those of states.
+        """
+        chosen = self._chosen(times)
+        try:
+            table = self._read(times[chosen])
+            table = self._measure(table, catalogue)
+        except UserError as error:
+            raise UserError(f'network "{self.label}": {error}') from None
+        if self.spacing:
+            table = self._thin(table)
+        channels, columns = np.unique(table["channel"].to_numpy(), return_inverse=True)
+        place = table[["state", "latitude", "longitude"]].to_numpy()
+        # Reports of one place and time that come one after another are those of one point.
+        new = np.ones(len(table), dtype=bool)
+        new[1:] = (np.diff(place, axis=0) != 0).any(1) | (np.diff(columns) <= 0)
+        point, first = new.cumsum() - 1, np.flatnonzero(new)
+        shape = (len(first), len(channels))
+        values, errors = np.full(shape, np.nan), np.ones(shape)
+        seen = np.zeros(shape, dtype=bool)
+        seen[point, columns] = True
+        values[point, columns] = table["value"]
+        errors[point, columns] = table["error"]
+        latitude, longitude = (table[x].to_numpy()[first] for x in ("latitude", "longitude"))
+        cells, weights = bilinear(latitude, longitude, grid)
+        rows = self._biases(catalogue)
+        return Footprints(
+            self.label,
+            chosen[table["state"].to_numpy()[first]],
+            latitude,
+            longitude,
+            tuple(catalogue.channels[i] for i in channels),
+            channels,
+            errors,
+            np.array([rows.get(catalogue.channels[i].variable, 0.0) for i in channels]),
+            channels[:, None],
+            np.ones((len(channels), 1)),
+            cells,
+            weights,
+            seen,
+            values,
+        )
+
+    def _read(self, times: NDArray[np.datetime64]) -> pd.DataFrame:
+        r"""The reports that count for some times, with the index of the time as `state`."""
+        table = read_reports(self.file, self.stations, self.names)
+        if self.variables:
+            table = table[table["variable"].isin(self.variables)]
+        window = np.timedelta64(round((self.half_window or 0.0) * 60), "s")
+        if len(times):
+            inside = table["time"].between(times[0] - window, times[-1] + window)
+            table = table[inside].reset_index(drop=True)
+        if table.empty or not len(times):
+            raise UserError(
+                f"{self.file} has no reports of {', '.join(self.variables) or 'anything'} for "
+                f"the {len(times)} times"
+            )
+        found = table["time"].to_numpy().astype("datetime64[ns]")
+        middles = times[:-1] + (times[1:] - times[:-1]) / 2
+        state = np.searchsorted(middles, found)
+        off = np.abs(found - times[state]) > window
+        if off.any() and self.half_window is None:
+            first = np.datetime_as_string(found[off][0], unit="m")
+            raise UserError(
+                f"{int(off.sum())} of {len(table)} reports are not at times of states, the first "
+                f"at {first}: say how far off they may be, as in `half_window: 30 min`"
+            )
+        return table.assign(state=state).loc[~off].reset_index(drop=True)
+
+    def _measure(self, table: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
+        r"""Channels, values and errors in the units of the catalogue."""
+        for variable in {**self.bias, **self.units}:
+            catalogue.units(variable)
+        for variable, given in self.error.items():
+            for quantity in given if isinstance(given, list) else [given]:
+                parse_quantity(quantity, catalogue.units(variable), f"error for {variable}")
+        channel = np.zeros(len(table), dtype=np.int64)
+        value, error = (
+            table[name].to_numpy(dtype=np.float64).copy() for name in ("value", "error")
+        )
+        keys = ["variable", "level", "units"]
+        group = table.groupby(keys, dropna=False, sort=False).ngroup().to_numpy()
+        for number in range(group.max() + 1):
+            rows = np.flatnonzero(group == number)
+            variable, level, units = (table[key].iloc[rows[0]] for key in keys)
+            if variable not in catalogue.variables:
+                raise UserError(
+                    f"{unknown('variable', variable, catalogue.variables)}: list the `variables` "
+                    f'to take, or say in `names` what "{variable}" is called'
+                )
+            target = catalogue.units(variable)
+            factor, offset = converter(
+                str(units) or self.units.get(variable, target), target, f"reports of {variable}"
+            )
+            value[rows] = value[rows] * factor + offset
+            error[rows] *= factor
+            channel[rows] = index = self._channel(variable, level, catalogue)
+            lacking = rows[np.isnan(error[rows])]
+            if len(lacking):
+                error[lacking] = self._error(variable, index, catalogue)
+        bad = np.flatnonzero(~(error > 0))
+        if len(bad):
+            raise UserError(
+                f"expected errors above 0, got {error[bad[0]]:g} for {table['variable'][bad[0]]}"
+            )
+        table = table.assign(channel=channel, value=value, error=error)
+        if self.levels is None:
+            return table
+        levels = np.array([c.level if c.level is not None else np.nan for c in catalogue.channels])
+        kept = np.isnan(levels) | np.isin(levels, self.levels)
+        chosen: pd.DataFrame = table.loc[kept[channel]]
+        return chosen.reset_index(drop=True)
+
+    def _channel(self, variable: str, level: float, catalogue: Catalogue) -> int:
+        levels = catalogue.levels(variable)
+        if not levels:
+            return catalogue.index(variable)  # which is observed where it is, whatever is said
+        return catalogue.index(variable, max(levels) if np.isnan(level) else level)
+
+    def _error(self, variable: str, channel: int, catalogue: Catalogue) -> float:
+        units, levels = catalogue.units(variable), catalogue.levels(variable)
+        if variable not in self.error:
+            raise UserError(
+                f"{variable} has no error: add a column `error` to {self.file}, or `error` for it "
+                f"in {units}"
+            )
+        given: Any = self.error[variable]
+        if isinstance(given, list):
+            own = self.levels or levels
+            level = catalogue.channels[channel].level
+            if len(given) != len(own) or level not in own:
+                raise UserError(
+                    f"error for {variable}: expected one for each of {len(own)} levels, got "
+                    f"{len(given)}"
+                )
+            given = given[own.index(level)]
+        return parse_quantity(given, units, f"error for {variable}")
+
+    def _biases(self, catalogue: Catalogue) -> dict[str, float]:
+        return {
+            variable: parse_quantity(
+                given, catalogue.units(variable), f"bias for {variable}", signed=True
+            )
+            for variable, given in self.bias.items()
+        }
+
+    def _thin(self, table: pd.DataFrame) -> pd.DataFrame:
+        kept = [
+            rows[
+                thin_by_distance(
+                    table["state"].to_numpy()[rows],
+                    table["latitude"].to_numpy()[rows],
+                    table["longitude"].to_numpy()[rows],
+                    self.spacing,
+                )
+            ]
+            for rows in table.groupby("channel").indices.values()
+        ]
+        return table.iloc[np.sort(np.concatenate(kept))].reset_index(drop=True)
