@@ -204,19 +204,19 @@ class _Forecast:
         elif not memory:
             assert self.truth is not None
             past = encode_states(self.appa, self.truth, self.times).unsqueeze(0)
-            error = self._lost(past[0, -1])
+            error = self._lost(self.truth[-1:], past[0, -1])
         # The assimilation counts as a block.
         number = 0 if self.observations is None else 1
         return rollout_parts(
             self.rollout, done, memory, past, known=self.known, number=number, error=error
         )
 
-    def _lost(self, z: Tensor) -> Tensor | None:
+    def _lost(self, last: Tensor, z: Tensor) -> Tensor | None:
         """The smooth part of what the autoencoder loses of the last known state."""
         appa, now = self.appa, self.times[-1:]
         if not self.config.rollout.residual:
             return None
-        x = appa.statistics.standardise(self.truth[-1:], now)[0]
+        x = appa.statistics.standardise(last, now)[0]
         generators = member_generators(self.seed, LOST, self.config.members, appa.error.device)
         lost = x - appa.decode(z)
         return torch.stack([appa.reconstruction.smooth_part(lost, g) for g in generators])
