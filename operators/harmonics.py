@@ -42,7 +42,6 @@ class SphericalHarmonics(Operator):
         nodes: Where the rows lie: ``"equiangular"``, from pole to pole; at the nodes of Gauss and
             Legendre; or of Lobatto.
         leading: The event axes before coefficients, and before rows and columns.
-
         dtype: The floating type of the operator.
         device: The device of the operator.
 
@@ -80,8 +79,11 @@ class SphericalHarmonics(Operator):
         def kept(values: Tensor) -> Tensor:
             return values.to(dtype=dtype, device=device)
 
-        self.table = kept(legendre(library, degree, rows, nodes))
         colatitude, weights = library.quadrature.precompute_latitudes(rows, grid=nodes)
+        size = degree + 1
+        # By order, degree and row, without the phase of Condon and Shortley.
+        legendre = library.legendre.legpoly(size, size, colatitude.cos(), csphase=False)
+        self.table = kept(legendre)
         self.row_weights = kept(weights * (2 * math.pi / columns))
         self.latitude = kept(90 - colatitude.rad2deg())
         triples = [
@@ -90,7 +92,6 @@ class SphericalHarmonics(Operator):
             for m in range(order + 1)
             for part in range(1 if m == 0 else 2)
         ]
-        size = degree + 1
         places = [(order * size + m) * 2 + part for order, m, part in triples]
         self.places = torch.tensor(places, device=device)
         scales = [1.0 if m == 0 else 2**0.5 for _, m, _ in triples]
@@ -132,35 +133,6 @@ class SphericalHarmonics(Operator):
         waves = torch.stack((z.real, -z.imag), dim=-1)
         c = torch.einsum("...kmp,mlk->...lmp", waves, self.table).flatten(-3)
         return c.index_select(-1, self.places) * self.scales
-
-
-def legendre(library: Any, degree: int, rows: int, nodes: str) -> Tensor:
-    r"""The Legendre functions at the rows of a grid.
-
-    They are read off fields that have all orders of one degree, by their Fourier transforms along
-    the rows: how the library stores them is its own affair.
-
-    Arguments:
-        library: The module ``torch_harmonics``.
-        degree: The largest degree :math:`L`.
-        rows: The number of rows.
-        nodes: Where they lie.
-
-    Returns:
-        The functions, with shape :math:`(L + 1, L + 1, \mathrm{rows})`, by order, degree and row.
-    """
-    size = degree + 1
-    columns = 2 * size + 2
-    synthesis = library.InverseRealSHT(
-        rows, columns, lmax=size, mmax=size, grid=nodes, norm="ortho", csphase=False
-    ).double()
-    table = torch.zeros(size, size, rows, dtype=torch.float64)
-    for order in range(size):
-        c = torch.zeros(size, size, dtype=torch.complex128)
-        c[order, : order + 1] = 1.0
-        waves = torch.fft.rfft(synthesis(c), dim=-1, norm="forward")
-        table[:, order] = waves[:, :size].real.mT
-    return table
 
 
 def check_nodes(degree: int, shape: Sequence[int], nodes: str) -> tuple[int, int]:

@@ -48,6 +48,13 @@ def test_harmonics_are_orthonormal_and_complete(nodes: Nodes) -> None:
 
 
 @needed
+def test_high_degrees_are_exact_and_soon_made() -> None:
+    A = harmonics(100, 128, 256, "legendre-gauss", 1)
+    c = torch.randn(2, *A.in_shape, dtype=F64)
+    torch.testing.assert_close(A.analysis(A(c)), c)
+
+
+@needed
 def test_first_harmonics_are_the_known_ones() -> None:
     A = harmonics(1, 6, 8, "equiangular", 1)
     phi, lam = A.latitude.deg2rad()[:, None], torch.arange(8, dtype=F64) * (math.pi / 4)
