@@ -79,6 +79,7 @@ class Jacobian(Operator):
         batch, event = _split(x, in_shape, event_ndim)
         if create_graph is None:
             create_graph = torch.is_grad_enabled() and x.requires_grad
+        self.points = batch  # which expanding the operator leaves as it is
         self.tape = record(function, x, forward, create_graph)
         value = self.tape.value
         if value.shape[: len(batch)] != batch:
@@ -109,7 +110,7 @@ class Jacobian(Operator):
 
     def _each(self, product: Callable[[Tensor], Tensor], x: Tensor, event: Size) -> Tensor:
         """Applies a product to fields with more batch axes than the point, part by part."""
-        batch = self.batch_shape
+        batch = self.points
         full = broadcast(x.shape[: x.ndim - len(event)], batch)
         extra = len(full) - len(batch)
         axes = [i for i, n in enumerate(full) if i < extra or batch[i - extra] != n]

@@ -65,9 +65,9 @@ def interpolation() -> Operator:
 
 
 def registered(name: str) -> Operator:
-    """An operator of the contract, in single precision as theirs are."""
+    """An operator of the contract, in single precision as theirs are, if it can be."""
     operator, _ = CASES[name](torch.Generator().manual_seed(0))
-    return operator.to(torch.float32)
+    return operator if name in DOUBLE else operator.to(torch.float32)
 
 
 Make = Callable[[], Operator]
@@ -118,8 +118,8 @@ SYMMETRIC: dict[str, Make] = {
     "Inverse": lambda: factored(4).inverse(),
 }
 
-# All operators of the contract, but for those of functions at a point in double precision, which
-# are not for other types; gradients are those of test_parameters.py.
+# All operators of the contract; gradients are those of test_parameters.py. Those of functions at a
+# point in double precision are not for other types.
 DOUBLE = ("linear_function", "jacobian", "batched_jacobian", "tweedie")
 REGISTERED = [name for name in CASES if name not in DOUBLE]
 
@@ -128,6 +128,7 @@ ONE_TRIANGLE = "the gradient of a matrix declared symmetric is that of its produ
 SMALL = "their indices want a matrix of three rows and columns"
 CHECKED = "gradients by parameters are checked in test_parameters.py, in double precision"
 CONSTANTS = "the matrix holds no tensor to differentiate"
+FUNCTIONS = "the matrix hangs from a function and a point, neither of them a tensor of its own"
 LANCZOS = "from one vector Lanczos finds one eigenvector for each distinct eigenvalue"
 ORTHONORMAL = (
     "inverses by structure are those of an orthonormal basis, and so are their derivatives"
@@ -148,6 +149,7 @@ REPEATED = ("diagonalization", "root_decomposition", "sqrt_inv_matmul", "sqrt_in
 EXCLUDED: dict[str, dict[str, str]] = {
     **{name: dict.fromkeys(GRADIENTS, CONSTANTS) for name in CONSTANT},
     **{name: dict.fromkeys(GRADIENTS, CHECKED) for name in REGISTERED},
+    **{name: dict.fromkeys(GRADIENTS, FUNCTIONS) for name in DOUBLE if name != "tweedie"},
     **{
         name: dict.fromkeys(GRADIENTS, CHECKED) | dict.fromkeys(INDEXED, SMALL)
         for name in ("scalar_event", "masked_everything", "function_pair", "composition")
@@ -175,7 +177,19 @@ def without_cg(base: Any, test: str) -> Callable[..., None]:
     return run
 
 
-def case_of(name: str, make: Make, base: Any) -> Any:
+class InDouble(unittest.TestCase):
+    """Their tests, with fields in double precision."""
+
+    def setUp(self) -> None:
+        torch.set_default_dtype(torch.float64)
+        super().setUp()
+
+    def tearDown(self) -> None:
+        super().tearDown()
+        torch.set_default_dtype(torch.float32)
+
+
+def case_of(name: str, make: Make, *bases: Any) -> Any:
     """The tests of `linear_operator` for one operator."""
     space: dict[str, Any] = {
         "seed": 0,
@@ -183,14 +197,14 @@ def case_of(name: str, make: Make, base: Any) -> Any:
         "evaluate_linear_op": lambda self, operator: operator.to_dense(),
         "should_test_sample": True,
         **{
-            f"test_{test}": without_cg(base, f"test_{test}")
+            f"test_{test}": without_cg(bases[0], f"test_{test}")
             for test in SOLVES
-            if hasattr(base, f"test_{test}")
+            if hasattr(bases[0], f"test_{test}")
         },
     }
     for test, reason in {**dict.fromkeys(WITH_LEFT, FIELDS), **EXCLUDED.get(name, {})}.items():
         space[f"test_{test}"] = unittest.skip(reason)(lambda self: None)
-    cls = type(f"Test{name}", (base, unittest.TestCase), space)
+    cls = type(f"Test{name}", (*reversed(bases), unittest.TestCase), space)
     return pytest.mark.filterwarnings("ignore")(cls)  # theirs, such as on scripting
 
 
@@ -201,4 +215,8 @@ for name, make in SYMMETRIC.items():
 for name in REGISTERED:
     globals()[f"Test{name}"] = case_of(
         name, partial(registered, name), cases.RectangularLinearOperatorTestCase
+    )
+for name in DOUBLE:
+    globals()[f"Test{name}"] = case_of(
+        name, partial(registered, name), cases.RectangularLinearOperatorTestCase, InDouble
     )
