@@ -1,9 +1,11 @@
-r"""Scores of filtered states, cycle by cycle, beside those of climatology.
+r"""Scores of filtered states, cycle by cycle, beside those of climatology and of optimal
+interpolation (OI) of what was observed of the present state.
 
     python benchmarks/filter_scores.py examples/filter.yaml nature_run.zarr --cycles 20
 
 The table has, for each cycle, the RMSE (of the mean of members) and the CRPS over those of
-climatology and the ratio of spread and skill, averaged over all channels.
+climatology and of OI and the ratio of spread and skill, averaged over all channels, and the share
+of channels with a lower CRPS than OI.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ import torch
 import typer
 
 from appa_prob.appa import Appa
-from appa_prob.baselines import climatology
+from appa_prob.baselines import climatology, optimal_interpolation, shipped_eofs
 from appa_prob.cli import read_config
 from appa_prob.dataset import open_dataset, read_states
+from appa_prob.experiment import read_truth
 from appa_prob.filtering import FilterConfig, run_filter
+from appa_prob.observe import observe_truth
 from appa_prob.scores import score_ensemble, score_gaussian
 
 
@@ -36,8 +40,8 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     base = read_config(FilterConfig, config)
-    change = {"data": data, "start": start, "cycles": cycles}
-    dataset = run_filter(base.model_copy(update=change), output)
+    base = base.model_copy(update={"data": data, "start": start, "cycles": cycles})
+    dataset = run_filter(base, output)
     appa = Appa.from_pretrained(base.model)
     known = open_dataset(data).sel(time=dataset.time.values)
     truth, times = read_states(known, appa.catalogue)
@@ -48,15 +52,27 @@ def main(
         ]
     )
     normal, deviation = (x.numpy() for x in climatology(appa, times))
+    # What the filter observed, as it drew it.
+    window = base.states or appa.window
+    whole = window + (cycles - 1) * base.every
+    series = read_truth(appa, base.data, base.start, whole, base.missing)
+    observations = observe_truth(appa, base.networks, *series, 0, base.missing)
+    covariance = shipped_eofs(appa)
     rows = {}
     for i in range(len(times)):
         one = slice(i, i + 1)
         shared = (truth[one].numpy(), appa.catalogue, appa.grid)
         found = score_ensemble(members[:, one], *shared)
         usual = score_gaussian(normal[one], deviation, *shared)
+        state = window - 1 + i * base.every
+        mean, std = optimal_interpolation(appa, covariance, observations, series[1], state)
+        simple = score_gaussian(mean.numpy()[None], std.numpy()[None], *shared)
         rows[np.datetime_as_string(times[i], unit="h")] = {
             "RMSE / climatology": (found["rmse"] / usual["rmse"]).mean(),
             "CRPS / climatology": (found["crps"] / usual["crps"]).mean(),
+            "RMSE / OI": (found["rmse"] / simple["rmse"]).mean(),
+            "CRPS / OI": (found["crps"] / simple["crps"]).mean(),
+            "beats OI": (found["crps"] < simple["crps"]).mean(),
             "spread/skill": found["spread_skill"].mean(),
         }
     table = pd.DataFrame(rows).T
