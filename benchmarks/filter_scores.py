@@ -55,7 +55,7 @@ def main(
     # What the filter observed, as it drew it.
     window = base.states or appa.window
     whole = window + (cycles - 1) * base.every
-    series = read_truth(appa, base.data, base.start, whole, base.missing)
+    series = read_truth(appa, data, base.start, whole, base.missing)
     observations = observe_truth(appa, base.networks, *series, 0, base.missing)
     covariance = shipped_eofs(appa)
     rows = {}
