@@ -4,12 +4,12 @@ r"""The error of samples against the exact posterior, for what it costs in calls
 
 A call is an evaluation of the denoiser or a product with its Jacobian, per sample. All denoisers
 are exact, so that all errors are those of methods, and none of ours makes use of what it is told
-beyond the denoiser. The problems are the mixtures of ``benchmarks/mixture.py``, with 1, 2 and 4
-observations of 8 numbers, and a Gaussian field of 64 x 64 points, smooth over 4 points, of which
-5% are observed with errors of a tenth of its standard deviation. Errors of the field are
+beyond the denoiser. The problems are the mixtures of ``benchmarks/mixture_problems.py``, with 1, 2
+and 4 observations of 8 numbers, and a Gaussian field of 64 x 64 points, smooth over 4 points, of
+which 5% are observed with errors of a tenth of its standard deviation. Errors of the field are
 2-Wasserstein distances along 64 random smooth fields, relative to the standard deviation of the
-posterior along these, of 64 samples. Errors of independent draws from the posterior are the
-floor: that of a finite sample.
+posterior along these, of 64 samples. Errors of independent draws from the posterior are the floor:
+that of a finite sample.
 
 At each number of calls a method takes as many steps as fit.
 """
@@ -46,7 +46,8 @@ from appa_prob.samplers import (
     VESchedule,
     ratio_times,
 )
-from benchmarks.mixture import Slices, azula, exact, make
+from benchmarks.mixture import azula, exact
+from benchmarks.mixture_problems import Slices, make
 
 CALLS = (16, 32, 64, 128, 256)
 SIDE, LENGTH, NOISE, MEMBERS = 64, 4.0, 0.1, 64
@@ -88,7 +89,7 @@ class Panel:
 
 
 def mixtures(law: Literal["random", "equal"], m: int, seeds: list[int]) -> Panel:
-    """Problems of mixtures, see ``benchmarks/mixture.py``."""
+    """Problems of mixtures, see ``benchmarks/mixture_problems.py``."""
     problems = []
     for seed in seeds:
         p = make(law, m, 8, seed)

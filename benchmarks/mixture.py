@@ -1,46 +1,20 @@
 r"""Methods of posterior sampling on mixtures of 25 Gaussians, whose posteriors are known exactly.
 
-    python benchmarks/mixture.py                      # the problems of seed 27
-    python benchmarks/mixture.py --law equal --size 80
+    python -m benchmarks.mixture                      # the problems of seed 27
+    python -m benchmarks.mixture --law equal --size 80
 
-The prior has components of unit covariance at :math:`(8i, 8j, 8i, 8j, \dots)`, :math:`i, j \in
-\{-2, \dots, 2\}`; the map has random singular vectors, and singular values drawn from
-:math:`[0, 1]`. Two laws are in use:
-
-- ``random``: random weights and random noise, one problem of seed 27, scored by the largest of 100
-  sliced 2-Wasserstein distances to 10,000 draws from the posterior (MCGDiff; its figures are those
-  of a public benchmark, ``gabrielvc/benchopts_inverse_problem_diffusion_prior``);
-- ``equal``: equal weights and noise of unit variance, averaged over problems, scored by the mean
-  of 1,000 sliced 1-Wasserstein distances (TMPD).
-
-Every method gets the exact denoiser and returns 1,000 samples. Calls are evaluations of the
-denoiser and products with its Jacobian, per sample. Where azula is installed its own guidance is
-run beside ours, in the same process, with the same schedule and steps.
+The problems are those of ``benchmarks/mixture_problems.py``. Every method gets the exact denoiser
+and returns 1,000 samples. Calls are evaluations of the denoiser and products with its Jacobian,
+per sample. Where azula is installed its own guidance is run beside ours, in the same process, with
+the same schedule and steps.
 
 The published DPS takes steps of a length that does not depend on the noise, so that its strength
-depends on the number of steps; ``DPS as published`` is that loop, and the published code, run here
-on these problems, gives the same. Its samples end near the origin whatever was observed, so that
-its score is about the distance of the posterior from the origin: the published figure for one
-observation agrees (23-29, here 25-30), but those for two and four are half of what is found here,
-which no setting of the method explains. Perhaps their observations were drawn
-from other components, since the stream of :func:`torch.multinomial` depends on the version of
-torch: the cause has not been shown. Our
-:class:`DPS` is a denoiser, whose gradient is scaled by the noise as Tweedie's formula has it: it
-is another method at the same :math:`\zeta`.
+depends on the number of steps; ``DPS as published`` is that loop. Its samples end near the origin
+whatever was observed, so that its score is about the distance of the posterior from the origin.
+Our :class:`DPS` is a denoiser, whose gradient is scaled by the noise as Tweedie's formula has it:
+it is another method at the same :math:`\zeta`.
 
-The floor for seed 27 is wide, since few of 1,000 samples more or less in a small component that is
-57 away weigh much: of 30 independent samples from the posterior of two observations the score was
-2.2 on average and 1.5 in the median, from 0.4 to 6.2 (for one observation 1.9, 0.9 to 3.5; for
-four 0.08, 0.06 to 0.12). Samples with exactly the right share of each component score 1.15, which
-is what the finite reference leaves; systematic resampling, as that of :class:`TDS`, may so score
-below independent draws.
-
-References:
-    | Monte Carlo Guided Diffusion for Bayesian Linear Inverse Problems (Cardoso et al., 2023)
-    | https://arxiv.org/abs/2308.07983
-
-    | Tweedie Moment Projected Diffusions for Inverse Problems (Boys et al., 2023)
-    | https://arxiv.org/abs/2310.06721
+Figures and what they mean are in ``docs/accuracy.md``.
 """
 
 from __future__ import annotations
@@ -50,15 +24,13 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
 import typer
 from torch import Tensor
-from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from appa_prob.operators import GMRES, Dense, Isotropic
+from appa_prob.operators import GMRES, Isotropic
 from appa_prob.samplers import (
     DAPS,
     DCPS,
@@ -73,94 +45,22 @@ from appa_prob.samplers import (
     TDS,
     TMPD,
     DiffPIR,
-    GaussianLikelihood,
     Guidance,
     Integrator,
     MixtureDenoiser,
     PiGDM,
     RePaint,
-    VESchedule,
     VPSchedule,
 )
+from benchmarks.mixture_problems import SCHEDULE, Problem, Slices, make
 
-SCHEDULE = VESchedule(0.02, 300.0)
+PRESERVING = VPSchedule(1e-3)
+KEPT = torch.cat((torch.ones(1), 1 - torch.linspace(0.02, 1e-4, 999))).double().cumprod(0)
 PUBLISHED = {  # max-sliced W2, least and largest of the repeats that are published
     (1, 8): {"DDRM": "26.9-33.1", "DPS": "23.1-29.2", "MCGDiff 128": "4.70-5.82"},
     (2, 8): {"DDRM": "11.7-15.6", "DPS": "16.5-20.4", "MCGDiff 128": "3.78-4.66"},
     (4, 8): {"DDRM": "0.43-0.61", "DPS": "11.0-14.1", "MCGDiff 128": "0.14-0.20"},
 }
-
-
-@dataclass
-class Problem:
-    """A prior, an observation, and draws from the posterior."""
-
-    prior: MixtureDenoiser
-    likelihood: GaussianLikelihood
-    A: Tensor
-    std: float
-    reference: Tensor
-
-
-def make(law: Literal["random", "equal"], m: int, n: int, seed: int) -> Problem:
-    """Draws a problem, with the calls to the generator in the order of the public benchmark."""
-    torch.manual_seed(seed)
-    steps = range(-2, 3)
-    means = torch.tensor([[-8.0 * i, -8.0 * j] * (n // 2) for i in steps for j in steps])
-    weights = torch.randn(25) ** 2 if law == "random" else torch.ones(25)
-    prior = mixture(weights.log(), means, torch.eye(n).expand(25, n, n))
-    u, s, v = torch.linalg.svd(torch.randn(m, n), full_matrices=True)
-    s = torch.sort(torch.rand_like(s), descending=True).values
-    A = u @ (torch.diag(s) @ v[:m])
-    x: Tensor = prior.sample()  # type: ignore[no-untyped-call]
-    std = float(torch.rand(1)[0] * s.max()) if law == "random" else 1.0
-    y = A @ x + torch.randn(m) * std
-    one = torch.tensor(1.0).double()
-    exact = MixtureDenoiser(weights.double(), means.double(), Isotropic(one, n), SCHEDULE)
-    likelihood = GaussianLikelihood(Dense(A.double()), y.double(), std**2)
-    state = torch.get_rng_state()
-    posterior = exact.law.condition(likelihood)
-    torch.set_rng_state(state)
-    covariance = posterior.covariances.to_dense().float()
-    reference: Tensor = mixture(
-        posterior.log_weights.float(),
-        posterior.means.float(),
-        (covariance + covariance.mT) / 2,
-    ).sample((10_000,))  # type: ignore[no-untyped-call]
-    return Problem(exact, likelihood, A.double(), std, reference.double())
-
-
-def mixture(log_weights: Tensor, means: Tensor, covariances: Tensor) -> MixtureSameFamily:
-    """The mixture by torch, whose stream of random numbers is that of the public benchmark."""
-    return MixtureSameFamily(
-        Categorical(logits=log_weights), MultivariateNormal(means, covariances)
-    )
-
-
-@dataclass
-class Slices:
-    """Random directions, along which samples are compared with draws from the posterior."""
-
-    law: Literal["random", "equal"]
-    directions: Tensor
-    reference: Tensor
-
-    @classmethod
-    def of(cls, law: Literal["random", "equal"], reference: Tensor, seed: int) -> Slices:
-        """Draws directions and sorts the draws along each."""
-        generator = torch.Generator().manual_seed(seed)
-        shape = reference.shape[-1], 100 if law == "random" else 1000
-        directions = torch.randn(shape, dtype=reference.dtype, generator=generator)
-        directions = directions / directions.norm(dim=0)
-        return cls(law, directions, (reference @ directions).sort(0).values)
-
-    def score(self, x: Tensor) -> float:
-        """The largest sliced W2, or the mean sliced W1."""
-        ours = (x @ self.directions).sort(0).values
-        gaps = self.reference - ours.repeat_interleave(len(self.reference) // len(x), 0)
-        if self.law == "random":
-            return float(gaps.square().mean(0).sqrt().max())
-        return float(gaps.abs().mean())
 
 
 Row = tuple[str, float, Callable[[Problem, torch.Generator], Tensor]]
@@ -216,28 +116,47 @@ def ours(steps: int, runs: int, particles: int, m: int) -> Iterator[Row]:
         yield name, calls * steps, guided(method)
     samplers: dict[str, tuple[float, Callable[[Problem], Integrator]]] = {
         "DAPS": (1, lambda p: DAPS(steps, likelihood=p.likelihood)),
-        "MGDM": (_ahead(m, 8, 2), lambda p: MGDM(steps, likelihood=p.likelihood)),
-        "MGDM, 10 sweeps, share 0.25": (
-            10 * _ahead(m, 8, 2),
-            lambda p: MGDM(steps, likelihood=p.likelihood, sweeps=10, share=0.25),
+        "MGDM, 32 steps": (
+            32 / steps * ahead(m, 8),
+            lambda p: MGDM(32, likelihood=p.likelihood),
         ),
-        "DCPS": (
-            1 + _ahead(m, 0, 2) + 32 / steps * (1 + _ahead(m, 0, 2)),
-            lambda p: DCPS(steps, likelihood=p.likelihood),
+        "MGDM, 32 steps of 10 sweeps": (
+            320 / steps * ahead(m, 8),
+            lambda p: MGDM(32, likelihood=p.likelihood, sweeps=10, share=0.25),
+        ),
+        "DCPS, 64 steps": (
+            96 / steps * ahead(m, 1),
+            lambda p: DCPS(64, likelihood=p.likelihood),
         ),
         "DDRM, 20 steps": (20 / steps, lambda p: DDRM(20, likelihood=p.likelihood)),
         "RePaint, 3 rewinds": (4, lambda p: RePaint(steps, likelihood=p.likelihood, rewinds=3)),
     }
     for name, (share, sampler) in samplers.items():
         yield name, share * steps, alone(sampler)
+    yield "DDRM as published", 99, published_ddrm
     yield "DPS as published", 2 * 99, published_dps
 
 
-def _ahead(m: int, inner: int, moves: int) -> int:
-    """Calls of a draw from a Gaussian times the likelihood of a state by what it leads to: the
-    denoiser at its mean, two draws or more by m products with a Jacobian and with its adjoint, one
-    of each besides, and the denoiser and a product for what a move gains; and the inner steps."""
-    return 1 + (1 + moves + 1) * (2 * m + 2) + moves * 2 + inner
+def ahead(m: int, evaluations: int, moves: int = 2) -> int:
+    """The calls, at most, of a draw from a Gaussian times the likelihood of what lies ahead: the
+    map and its Jacobian, systems of m unknowns for the mean and each deviation, and moves."""
+    return evaluations + 1 + (2 + moves) * (2 * m + 2) + moves + 1
+
+
+def preserving(p: Problem) -> MixtureDenoiser:
+    """The prior with a schedule that preserves variance."""
+    law = p.prior
+    return MixtureDenoiser(law.log_weights.exp(), law.means, law.covariances, PRESERVING)
+
+
+def published_ddrm(p: Problem, generator: torch.Generator) -> Tensor:
+    """DDRM at the 99 times of the public benchmark, with its stochasticity."""
+    kept = KEPT[torch.linspace(0, 1000, 100).long()[1:-1]].flip(0)
+    times = PRESERVING.time(((1 - kept) / kept).sqrt()).clamp_max(1.0)
+    sampler = DDRM((*times.tolist(), 0.0), likelihood=p.likelihood, eta=1.0, eta_observed=1.0)
+    prior = preserving(p)
+    noise = sampler.noise(prior, (1000,), generator=generator, dtype=torch.float64)
+    return sampler(prior, noise, generator=generator)
 
 
 def published_dps(p: Problem, generator: torch.Generator) -> Tensor:
@@ -249,15 +168,11 @@ def published_dps(p: Problem, generator: torch.Generator) -> Tensor:
     with the slip of that benchmark, :math:`\alpha_t` for :math:`\alpha_s` in front of
     :math:`\hat{x}`.
     """
-    schedule, n = VPSchedule(1e-3), p.A.shape[1]
-    prior = MixtureDenoiser(
-        p.prior.log_weights.exp(), p.prior.means, p.prior.covariances, schedule
-    )
-    kept = torch.cat((torch.ones(1), 1 - torch.linspace(0.02, 1e-4, 999))).double().cumprod(0)
+    schedule, n, prior = PRESERVING, p.A.shape[1], preserving(p)
     places = torch.linspace(0, 999, 100).long()
     x = torch.randn(1000, n, generator=generator, dtype=torch.float64)
     for i in range(len(places) - 1, 0, -1):
-        a_t, a_s = kept[places[i]], kept[places[i - 1]]
+        a_t, a_s = KEPT[places[i]], KEPT[places[i - 1]]
         t = schedule.time(((1 - a_t) / a_t).sqrt())
         posterior = prior.posterior(x, t)
         residual, H, _ = p.likelihood.linearize(posterior.mean)
