@@ -22,6 +22,8 @@ Tracker = Literal["tensorboard", "wandb"]
 class _Log(Protocol):
     def log(self, figures: Mapping[str, float], step: int) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class Journal:
     r"""Writes figures to `metrics.jsonl`, a line for each validation, and to trackers, if any.
@@ -59,6 +61,11 @@ class Journal:
         r"""Tells trackers only."""
         for tracker in self.trackers:
             tracker.log(figures, step)
+
+    def close(self) -> None:
+        r"""Ends what trackers began."""
+        for tracker in self.trackers:
+            tracker.close()
 
     def forget(self, step: int) -> None:
         r"""Drops the lines after a step, from which the training goes on."""
@@ -135,6 +142,9 @@ class _TensorBoard:
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
+    def close(self) -> None:
+        self.writer.close()
+
 
 class _WandB:
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
@@ -151,6 +161,9 @@ class _WandB:
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         self.run.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        self.run.finish()
 
 
 def _name(folder: Path) -> str:

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import Optimizer
 
 from .errors import UserError
-from .parallel import blocks
+from .parallel import blocks, full_tensor
 
 __all__ = ["OptimizerConfig", "Optimizers"]
 
@@ -93,10 +94,13 @@ class Optimizers:
 
     def step(self, rate: float) -> None:
         r"""Takes a step with a learning rate."""
-        for part in self.parts.values():
+        for name, part in self.parts.items():
             for group in part.param_groups:
                 group["lr"] = rate
-            part.step()
+            if name == "muon":
+                _step_whole(part)
+            else:
+                part.step()
 
     def start(self) -> None:
         r"""Makes the moments, which are there from the first step on, without a change of weights:
@@ -116,6 +120,38 @@ class Optimizers:
             for parameter, name in self.names.items()
             for key, value in part.state.get(parameter, {}).items()
         }
+
+
+@torch.no_grad()
+def _step_whole(muon: Optimizer) -> None:
+    r"""A step of Muon with one whole matrix after another, where they are spread over ranks.
+
+    The products of matrices are in half precision, so that those of parts would differ by the
+    number of ranks; and they would take many more exchanges.
+    """
+    if not any(isinstance(p, DTensor) for group in muon.param_groups for p in group["params"]):
+        muon.step()
+        return
+    for group in muon.param_groups:
+        options = {key: value for key, value in group.items() if key != "params"}
+        for parameter in group["params"]:
+            whole = nn.Parameter(full_tensor(parameter))
+            whole.grad = full_tensor(parameter.grad)
+            one: Optimizer = torch.optim.Muon([whole], **options)
+            state = muon.state[parameter]
+            if state:
+                one.state[whole] = {key: full_tensor(value) for key, value in state.items()}
+            one.step()
+            parameter.copy_(_spread(whole.data, parameter))
+            for key, value in one.state[whole].items():
+                state[key] = _spread(value, parameter)
+
+
+def _spread(whole: Tensor, like: Tensor) -> Tensor:
+    if not isinstance(like, DTensor):
+        return whole
+    everywhere = DTensor.from_local(whole, like.device_mesh, [Replicate()] * like.device_mesh.ndim)
+    return everywhere.redistribute(like.device_mesh, like.placements)
 
 
 def _hidden(module: nn.Module) -> set[Tensor]:

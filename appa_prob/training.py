@@ -216,6 +216,7 @@ class Trainer:
                     self.save()
                     saved = time.monotonic()
                 self.meter.resume()
+        journal.close()
         self.save()
         if not self.replica.sharded:
             return self.average.module

@@ -125,20 +125,40 @@ def test_micro_batches_and_recomputation_change_nothing(
     assert_same(alone, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def alone_by_muon(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one rank learns with another optimizer."""
+    folder = tmp_path_factory.mktemp("muon")
+    train(folder, optimizer="muon")
+    return folder
+
+
 @pytest.mark.parametrize(
     "options", [{"strategy": "ddp", "accumulate": 2}, {"strategy": "fsdp", "recompute": True}]
 )
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_two_ranks_learn_what_one_does(
-    alone: Path, tmp_path: Path, ranks: Start, options: dict[str, Any]
+    alone: Path,
+    alone_by_muon: Path,
+    tmp_path: Path,
+    ranks: Start,
+    optimizer: str,
+    options: dict[str, Any],
 ) -> None:
-    wait(ranks(2, command(tmp_path, **options)))
-    assert_same(alone, tmp_path)
+    wait(ranks(2, command(tmp_path, optimizer=optimizer, **options)))
+    assert_same(alone if optimizer == "adamw" else alone_by_muon, tmp_path)
+
+
+def test_optimizers_differ(alone: Path, alone_by_muon: Path) -> None:
+    first, second = (metrics(folder)[-1]["loss_held"] for folder in (alone, alone_by_muon))
+    assert abs(first - second) > 1e-3
 
 
 def test_a_killed_training_goes_on_with_another_number_of_ranks(
-    alone: Path, tmp_path: Path, ranks: Start
+    alone_by_muon: Path, tmp_path: Path, ranks: Start
 ) -> None:
-    processes = ranks(2, command(tmp_path, strategy="fsdp", pause=0.1))
+    options = {"strategy": "fsdp", "optimizer": "muon"}
+    processes = ranks(2, command(tmp_path, pause=0.1, workers=1, **options))
     deadline = time.monotonic() + 240
     while not (tmp_path / "checkpoint").exists() and time.monotonic() < deadline:
         assert all(process.poll() is None for process in processes)
@@ -149,8 +169,8 @@ def test_a_killed_training_goes_on_with_another_number_of_ranks(
     assert {process.wait() for process in processes} == {-signal.SIGKILL}
     metadata = read_metadata(tmp_path / "checkpoint")
     assert metadata is not None and 0 < int(str(metadata["step"])) < STEPS
-    train(tmp_path, strategy="fsdp")
-    assert_same(alone, tmp_path)
+    train(tmp_path, **options)
+    assert_same(alone_by_muon, tmp_path)
 
 
 def test_batches_that_ranks_cannot_share_are_refused(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ Run as a script, this file trains the toy slowly, to be killed: `python test_tra
 
 import itertools
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from appa_prob.errors import UserError
 from appa_prob.files import load_tensors, save_tensors
 from appa_prob.journal import Journal
 from appa_prob.loading import step_seed
+from appa_prob.optimizers import OptimizerConfig, Optimizers
 from appa_prob.training import Batch, Trainer, TrainingConfig
 
 STEPS = 400
@@ -104,14 +107,14 @@ def assert_same(first: Trainer, second: Trainer) -> None:
     assert lines(first) == lines(second)
 
 
-def kill_in_the_middle(folder: Path) -> int:
+def kill_in_the_middle(folder: Path, options: dict[str, object]) -> int:
     """Trains in another process, kills it after two checkpoints; returns the step of the last."""
     checkpoint = folder / "checkpoint.safetensors"
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(Path(appa_prob.__file__).parents[1]),
     }
-    command = [sys.executable, __file__, str(folder)]
+    command = [sys.executable, __file__, str(folder), json.dumps(options)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     seen: set[int] = set()
     deadline = time.monotonic() + 60
@@ -125,12 +128,13 @@ def kill_in_the_middle(folder: Path) -> int:
     return int(str(load_tensors(checkpoint)[1]["step"]))
 
 
-def test_resume_after_sigkill_is_exact(tmp_path: Path) -> None:
-    whole = toy(tmp_path / "whole")
+@pytest.mark.parametrize("options", [{}, {"optimizer": "muon", "workers": 1}])
+def test_resume_after_sigkill_is_exact(tmp_path: Path, options: dict[str, object]) -> None:
+    whole = toy(tmp_path / "whole", **options | {"workers": 0})  # type: ignore[arg-type]
     whole.run(progress=False)
-    step = kill_in_the_middle(tmp_path / "killed")
+    step = kill_in_the_middle(tmp_path / "killed", options)
     assert 0 < step < STEPS
-    resumed = toy(tmp_path / "killed")
+    resumed = toy(tmp_path / "killed", **options)  # type: ignore[arg-type]
     resumed.run(progress=False)
     assert resumed.step == STEPS
     assert_same(whole, resumed)
@@ -224,6 +228,95 @@ def test_another_configuration_is_refused(tmp_path: Path, change: dict[str, Any]
         toy(tmp_path, **({"steps": 5} | change)).run(progress=False)
 
 
+def test_what_does_not_matter_may_change(tmp_path: Path) -> None:
+    toy(tmp_path, steps=5).run(progress=False)
+    toy(tmp_path, steps=5, checkpoint_minutes=9, ahead=3).run(progress=False)
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    trainer = toy(tmp_path, steps=5)
+    trainer.run(progress=False)
+    again = toy(tmp_path, steps=5)
+    again.items = torch.zeros(51, 3)
+    with pytest.raises(UserError, match="another dataset"):
+        again.run(progress=False)
+
+
+def test_muon_is_for_matrices_in_blocks() -> None:
+    with pytest.raises(UserError, match="this module has none: take adamw"):
+        Optimizers(nn.Linear(3, 3), OptimizerConfig(name="muon"), 0.0)
+
+
+def test_muon_orthogonalises_what_it_changes(tmp_path: Path) -> None:
+    trainer = toy(tmp_path, steps=400, hidden=24, optimizer="muon", weight_decay=0.0)
+    before = {k: v.clone() for k, v in trainer.module.state_dict().items()}
+    indices, items = next(iter(trainer._batches()))
+    trainer.advance(indices, items)
+    change = trainer.module.state_dict()["blocks.1.1.weight"] - before["blocks.1.1.weight"]
+    values = torch.linalg.svdvals(change) / (0.2 * 24**0.5 * trainer.rate)
+    # The gradient of 4 items has rank 4; Newton-Schulz brings singular values near 1.
+    assert values[:4].min() > 0.6 and values.max() < 1.4 and values[6:].max() < 0.4
+    bias = trainer.module.state_dict()["blocks.1.1.bias"] - before["blocks.1.1.bias"]
+    assert torch.allclose(bias.abs(), torch.full_like(bias, trainer.rate), rtol=1e-3)
+
+
+def test_metrics_tell_of_speed_gradients_and_rates(tmp_path: Path) -> None:
+    trainer = toy(tmp_path, steps=8, validate_every=4, warmup=4, pause=0.02)
+    trainer.run(progress=False)
+    first, second = (json.loads(line) for line in metrics(trainer).read_text().splitlines())
+    assert first["step_seconds"] > 0.02 and 0 <= first["wait_share"] < 0.5
+    assert first["samples_per_second"] == pytest.approx(4 / first["step_seconds"])
+    assert first["gradient_norm"] > 0 and first["memory_gib"] > 0.05
+    assert first["learning_rate"] == pytest.approx(1e-2 * trainer_schedule(3, 8))
+    assert second["learning_rate"] == pytest.approx(1e-2 * trainer_schedule(7, 8))
+
+
+def trainer_schedule(step: int, steps: int) -> float:
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def test_trackers_that_are_not_installed_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="wandb is not installed: pip install wandb"):
+        toy(tmp_path, steps=2, trackers=("wandb",)).run(progress=False)
+
+
+def test_tensorboard_has_the_figures(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    toy(tmp_path, steps=60, validate_every=30, trackers=("tensorboard",)).run(progress=False)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for name in ("loss", "gradient_norm", "samples_per_second"):
+        found = [(event.step, event.value) for event in events.Scalars(name)]
+        assert found == [(x["step"], pytest.approx(x[name], rel=1e-6)) for x in lines]
+
+
+def test_a_training_that_goes_on_is_the_same_run_of_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[dict[str, Any]] = []
+    logged: list[int] = []
+
+    class Run:
+        def log(self, figures: dict[str, float], step: int) -> None:
+            logged.append(step)
+
+        def finish(self) -> None:
+            logged.append(0)
+
+    def init(**options: Any) -> Run:
+        runs.append(options)
+        return Run()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    for _ in range(2):
+        toy(tmp_path, steps=6, validate_every=3, trackers=("wandb",)).run(progress=False)
+    assert len(runs) == 2 and runs[0]["id"] == runs[1]["id"] and logged == [3, 6, 0, 0]
+    assert runs[0]["config"]["steps"] == 6
+
+
 def test_another_module_is_refused(tmp_path: Path) -> None:
     toy(tmp_path, steps=5).run(progress=False)
     with pytest.raises(UserError, match="another module") as caught:
@@ -238,4 +331,4 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    toy(Path(sys.argv[1]), pause=0.01).run(progress=False)
+    toy(Path(sys.argv[1]), pause=0.01, **json.loads(sys.argv[2])).run(progress=False)
