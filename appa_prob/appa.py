@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import xarray as xr
 from torch import Tensor
 
-from appa_prob.samplers import Denoiser, PreconditionedDenoiser, WindowedDenoiser
+from appa_prob.samplers import (
+    Denoiser,
+    PreconditionedDenoiser,
+    ShardedWindows,
+    WindowedDenoiser,
+)
 
 from .autoencoder import StandardisedAutoencoder
 from .catalogue import Catalogue
@@ -136,6 +142,7 @@ class Appa:
         times: NDArray[np.datetime64],
         stride: int | None = None,
         precision: torch.dtype | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> Denoiser:
         r"""The denoiser of trajectories at some times.
 
@@ -143,6 +150,8 @@ class Appa:
             times: The times, :attr:`step` apart, at least :attr:`window` of them.
             stride: The number of states between two windows; by default half a window.
             precision: The floating type that the network computes in.
+            group: Processes that share the windows; the denoiser is then that of the piece of
+                this one. By default it is that of whole trajectories.
 
         Raises:
             UserError: If the times are too few or not :attr:`step` apart.
@@ -163,9 +172,10 @@ class Appa:
         stride = stride or self.window // 2
         denoiser = copy.copy(self.denoiser)
         denoiser.precision = precision
-        return WindowedDenoiser(
-            denoiser, length=len(times), stride=stride, context={"date": dates}
-        )
+        context, length = {"date": dates}, len(times)
+        if group is None:
+            return WindowedDenoiser(denoiser, length=length, stride=stride, context=context)
+        return ShardedWindows(denoiser, length=length, stride=stride, context=context, group=group)
 
     def dataset(self, states: Tensor, times: NDArray[np.datetime64]) -> xr.Dataset:
         r"""Physical states as a dataset with CF metadata.

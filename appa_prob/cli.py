@@ -2,17 +2,20 @@ r"""The command line, `appa-prob`."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import yaml
-from pydantic import BaseModel, ValidationError
 from typer.core import TyperGroup
 
+from .config_file import read_config
 from .errors import UserError
 
-__all__ = ["app", "main"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["app", "main", "read_config"]
 
 
 class Group(TyperGroup):
@@ -51,7 +54,6 @@ Threads = Annotated[
 Store = Annotated[Path, typer.Option("--output", "-o", help="The zarr store to write.")]
 Seed = Annotated[int, typer.Option(min=0, help="What all that is random depends on.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace the output if it exists.")]
-T = TypeVar("T", bound=BaseModel)
 
 
 @train.command("autoencoder")
@@ -59,24 +61,20 @@ def train_autoencoder(
     config: Config, output: Folder, quiet: Quiet = False, threads: Threads = None
 ) -> None:
     """Train an autoencoder; goes on from the last checkpoint if there is one."""
-    from .parallel import process_group
     from .train_autoencoder import AutoencoderConfig, train_autoencoder
 
-    _use(threads)
     training = read_config(AutoencoderConfig, config)
-    with process_group() as device:
+    with _ranks(threads) as device:
         train_autoencoder(training, output, progress=not quiet, device=device)
 
 
 @train.command("statistics")
 def train_statistics(config: Config, output: Folder, threads: Threads = None) -> None:
     """Take the statistics that an autoencoder needs, in one pass through the data."""
-    from .parallel import process_group
     from .train_autoencoder import AutoencoderConfig, read_statistics
 
-    _use(threads)
     training = read_config(AutoencoderConfig, config)
-    with process_group():
+    with _ranks(threads):
         read_statistics(training, output)
 
 
@@ -85,12 +83,10 @@ def train_denoiser(
     config: Config, output: Folder, quiet: Quiet = False, threads: Threads = None
 ) -> None:
     """Train a denoiser of trajectories; goes on from the last checkpoint if there is one."""
-    from .parallel import process_group
     from .train_denoiser import DenoiserConfig, train_denoiser
 
-    _use(threads)
     training = read_config(DenoiserConfig, config)
-    with process_group() as device:
+    with _ranks(threads) as device:
         train_denoiser(training, output, progress=not quiet, device=device)
 
 
@@ -187,11 +183,9 @@ def reanalyse(
 ) -> None:
     """Sample an ensemble reanalysis of the weather from sparse, noisy observations."""
     from .experiment import ReanalysisConfig, run_reanalysis
-    from .parallel import process_group
 
-    _use(threads)
     job = read_config(ReanalysisConfig, config)
-    with process_group():
+    with _ranks(threads):
         result = run_reanalysis(job, output, seed=seed, overwrite=overwrite, progress=not quiet)
     if result is not None:
         count = result.dataset.attrs["observations"]
@@ -210,9 +204,9 @@ def sample(
     """Sample weather that never was: trajectories of any length; goes on where it was killed."""
     from .sample import SampleConfig, run_sample
 
-    _use(threads)
     run = read_config(SampleConfig, config)
-    run_sample(run, output, seed=seed, overwrite=overwrite, progress=not quiet)
+    with _ranks(threads):
+        run_sample(run, output, seed=seed, overwrite=overwrite, progress=not quiet)
 
 
 @app.command("filter")
@@ -227,9 +221,9 @@ def filter_states(
     """Filter the present state in cycles of observations; goes on where it was killed."""
     from .filtering import FilterConfig, run_filter
 
-    _use(threads)
     run = read_config(FilterConfig, config)
-    run_filter(run, output, seed=seed, overwrite=overwrite, progress=not quiet)
+    with _ranks(threads):
+        run_filter(run, output, seed=seed, overwrite=overwrite, progress=not quiet)
 
 
 @app.command()
@@ -244,9 +238,9 @@ def forecast(
     """Forecast from full states or from observations; goes on where it was killed."""
     from .forecast import ForecastConfig, run_forecast
 
-    _use(threads)
     run = read_config(ForecastConfig, config)
-    run_forecast(run, output, seed=seed, overwrite=overwrite, progress=not quiet)
+    with _ranks(threads):
+        run_forecast(run, output, seed=seed, overwrite=overwrite, progress=not quiet)
 
 
 @app.command()
@@ -384,32 +378,11 @@ def network(
         write_reports(drawn, appa.catalogue, appa.grid, times, reports, overwrite=overwrite)
 
 
-def read_config(model: type[T], path: Path) -> T:
-    r"""Reads and checks a YAML configuration.
+def _ranks(threads: int | None) -> AbstractContextManager[torch.device]:
+    from .parallel import process_group
 
-    Relative paths in it are relative to the current folder.
-
-    Raises:
-        UserError: If the file is absent, is no YAML, or does not fit the model.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: expected a YAML file")
-    try:
-        content: Any = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{path}: {describe(error)}") from None
-
-
-def describe(error: ValidationError) -> str:
-    r"""The first complaint of a validation, in one line."""
-    first, *others = error.errors(include_url=False)
-    place = ".".join(str(part) for part in first["loc"])
-    more = f" (and {len(others)} more)" if others else ""
-    return f"{place}: {first['msg'].removeprefix('Value error, ')}{more}"
+    _use(threads)
+    return process_group()
 
 
 def _use(threads: int | None) -> None:

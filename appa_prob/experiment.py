@@ -30,6 +30,7 @@ from .declaration import parse_networks
 from .errors import UserError
 from .figure import draw_reanalysis
 from .files import refuse_existing, replacing
+from .mesh import ParallelConfig
 from .network import Network
 from .observe import Observations, observe_truth
 from .parallel import rank
@@ -106,6 +107,7 @@ class ReanalysisConfig(BaseModel):
         quality_control: How many standard deviations observations may be off the climatology;
             those that are more are left out and counted. None are by default.
         sampler: How to sample.
+        parallel: How ranks share the work.
         baselines: The climatology and optimal interpolation in the table of scores; null for
             none.
         figure: What the figure shows, if there shall be one.
@@ -122,6 +124,7 @@ class ReanalysisConfig(BaseModel):
     missing: Missing = "refuse"
     quality_control: PositiveFloat | None = None
     sampler: SamplerConfig = SamplerConfig()
+    parallel: ParallelConfig = ParallelConfig()
     baselines: BaselineConfig | None = BaselineConfig()
     figure: FigureConfig | None = None
 
@@ -187,6 +190,7 @@ def run_reanalysis(
         sampler=config.sampler,
         seed=seed,
         progress=progress,
+        parallel=config.parallel,
     )
     if rank() > 0:
         return None
@@ -290,7 +294,7 @@ def describe(
         source=f"appa-prob {metadata.version('appa-prob')}, model {config.model}",
         history=f"appa-prob reanalyse --seed {seed}",
         seed=seed,
-        config=config.model_dump_json(),
+        config=config.model_dump_json(exclude={"parallel"}),
         observations=len(observations),
         masked_observations=observations.masked,
         rejected_observations=observations.rejected,

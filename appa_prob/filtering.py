@@ -23,10 +23,12 @@ from .appa import Appa
 from .dataset import Source
 from .errors import UserError
 from .experiment import Missing, Networks, truth_and_times
+from .generators import state_generators
+from .mesh import Mesh, ParallelConfig
 from .observe import Observations, observe_truth
 from .reanalysis import SamplerConfig, assimilate, complete
-from .rollout import check_known, member_generators
-from .run import Part, collect, describe_run
+from .rollout import check_known
+from .run import Part, describe_run, draw_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +54,7 @@ class FilterConfig(BaseModel):
         networks: The observing networks, as :mod:`appa_prob.declaration` describes them.
         missing: Whether observations that are not finite are refused, or masked out.
         sampler: How to sample.
+        parallel: How ranks share the work.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -67,6 +70,7 @@ class FilterConfig(BaseModel):
     networks: Networks
     missing: Missing = "refuse"
     sampler: SamplerConfig = SamplerConfig()
+    parallel: ParallelConfig = ParallelConfig()
 
 
 def run_filter(
@@ -94,7 +98,7 @@ def run_filter(
         UserError: If the configuration, the data or the model don't fit together, or the output
             exists.
     """
-    appa = Appa.from_pretrained(config.model)
+    appa, mesh = Appa.from_pretrained(config.model), Mesh.of(config.parallel)
     states = config.states or appa.window
     config = config.model_copy(update={"states": states})
     check_overlap(appa, states, config.overlap, config.every)
@@ -102,9 +106,9 @@ def run_filter(
     truth, times = truth_and_times(appa, config.data, config.start, length, config.missing)
     observations = observe_truth(appa, config.networks, truth, times, seed, config.missing)
     appa.trajectory_denoiser(times[:states])  # which says what is wrong with the times
-    return collect(
+    return draw_run(
         lambda done, memory: filter_cycles(
-            appa, observations, times, config, seed=seed, first=done, memory=memory
+            appa, observations, times, config, seed=seed, first=done, memory=memory, mesh=mesh
         ),
         appa,
         times[states - 1 :: config.every],
@@ -117,6 +121,7 @@ def run_filter(
         overwrite=overwrite,
         progress=progress,
         label="filtering",
+        mesh=mesh,
     )
 
 
@@ -129,6 +134,7 @@ def filter_cycles(
     seed: int = 0,
     first: int = 0,
     memory: Mapping[str, Tensor] | None = None,
+    mesh: Mesh | None = None,
 ) -> Iterator[Part]:
     r"""The estimates of the present state, cycle by cycle.
 
@@ -140,35 +146,57 @@ def filter_cycles(
         seed: What all that is random depends on.
         first: The number of the first cycle that is left.
         memory: What the cycle before it left.
+        mesh: Which members and states this rank draws; by default all.
     """
+    mesh = mesh or Mesh()
     states = config.states or appa.window
     lag = (states - config.overlap) // config.every
     kept = list(memory["past"]) if memory else []
+    mine, piece = mesh.members(config.members), mesh.piece(appa, states, config.sampler.stride)
+    ends = piece.stop == states  # whether this rank draws the present state
     for cycle in range(first, config.cycles):
         start = cycle * config.every
         window, now = times[start : start + states], times[start + states - 1 : start + states]
-        generators = member_generators(seed, cycle, config.members, appa.error.device)
+        generators = state_generators(seed, cycle, mine, piece, appa.error.device)
         past, error = None, 1.0
         seen = observations.within(start, start + states)
         if config.overlap and len(kept) == lag:
-            past, error = _background(kept[0])
+            past, error = _background(kept[0], len(mine))
             seen = seen.select(seen.time >= config.overlap)
         z = assimilate(
-            appa, seen, window, generators, sampler=config.sampler, past=past, error=error
+            appa,
+            seen,
+            window,
+            generators,
+            sampler=config.sampler,
+            mesh=mesh,
+            past=past,
+            error=error,
         )
-        estimates = [
-            appa.statistics.restore(complete(appa, member, seen, window, g)[-1:], now)
+        own, whens = seen.within(piece.start, piece.stop), window[piece.start : piece.stop]
+        done = [
+            complete(appa, member, own, whens, g, mesh)
             for member, g in zip(z, generators, strict=True)
         ]
+        new = torch.stack([appa.statistics.restore(x[-1:], now) for x in done])
         if config.overlap:
-            kept = [*kept, z[:, -config.overlap :]][-lag:]
-        yield Part(torch.stack(estimates), {"past": torch.stack(kept)} if kept else {})
+            last = states - config.overlap
+            tail = range(max(piece.start, last), max(piece.stop, last))
+            whole = mesh.assemble(
+                z[:, len(piece) - len(tail) :],
+                (config.members, config.overlap),
+                mine,
+                range(tail.start - last, tail.stop - last),
+            )
+            kept = [*kept, whole][-lag:]
+        memory = {"past": torch.stack(kept)} if kept else {}
+        yield Part(new if ends else new[:, :0], memory, 1, range(0 if ends else 1, 1))
 
 
-def _background(z: Tensor) -> tuple[Tensor, float]:
-    """The mean of an ensemble, for each of its members, and the deviation of its error."""
+def _background(z: Tensor, count: int) -> tuple[Tensor, float]:
+    """The mean of an ensemble, for each of some members, and the deviation of its error."""
     spread = z.var(0).mean() * (1 + 1 / len(z))
-    return z.mean(0, keepdim=True).expand_as(z), float(spread.sqrt())
+    return z.mean(0, keepdim=True).expand(count, *z.shape[1:]), float(spread.sqrt())
 
 
 def check_overlap(appa: Appa, states: int, overlap: int, every: int) -> None:

@@ -21,10 +21,12 @@ from .appa import Appa
 from .dataset import Source
 from .errors import UserError
 from .experiment import Missing, Networks, truth_and_times
+from .generators import state_generators
+from .mesh import Mesh, ParallelConfig
 from .observe import Observations, observe_truth
 from .reanalysis import SamplerConfig, assimilate
-from .rollout import Rollout, RolloutConfig, check_known, decode_states, member_generators
-from .run import Part, collect, describe_run, rollout_parts
+from .rollout import Rollout, RolloutConfig, check_known, decode_states
+from .run import Part, describe_run, draw_run, rollout_parts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +56,7 @@ class ForecastConfig(BaseModel):
         together: Whether all states are drawn at once rather than block by block.
         rollout: How blocks follow each other.
         sampler: How to sample.
+        parallel: How ranks share the work.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -70,6 +73,7 @@ class ForecastConfig(BaseModel):
     together: bool = False
     rollout: RolloutConfig = RolloutConfig()
     sampler: SamplerConfig = SamplerConfig()
+    parallel: ParallelConfig = ParallelConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -105,7 +109,7 @@ def run_forecast(
         UserError: If the configuration, the data or the model don't fit together, or the output
             exists.
     """
-    appa = Appa.from_pretrained(config.model)
+    appa, mesh = Appa.from_pretrained(config.model), Mesh.of(config.parallel)
     known = config.known or (1 if config.initial == "state" else appa.window)
     config = config.model_copy(update={"known": known})
     truth, times = truth_and_times(appa, config.data, config.start, known, config.missing)
@@ -122,8 +126,8 @@ def run_forecast(
         raise UserError("expected `data`, to take the known states from, or `networks` of files")
     if observations is None:
         check_known(appa, known)
-    task = _Forecast(appa, config, known, seed, truth, times, observations)
-    return collect(
+    task = _Forecast(appa, config, known, seed, truth, times, observations, mesh)
+    return draw_run(
         task.draw,
         appa,
         task.rollout.times(known, config.states),
@@ -141,6 +145,7 @@ def run_forecast(
         overwrite=overwrite,
         progress=progress,
         label="forecast",
+        mesh=mesh,
     )
 
 
@@ -171,9 +176,11 @@ class _Forecast:
         truth: Tensor | None,
         times: NDArray[np.datetime64],
         observations: Observations | None,
+        mesh: Mesh,
     ) -> None:
         self.appa, self.config, self.known, self.seed = appa, config, known, seed
         self.truth, self.times, self.observations = truth, times, observations
+        self.mesh = mesh
         length, chosen = known + config.states, config.rollout
         if config.together:
             chosen = chosen.model_copy(update={"block": max(length, appa.window)})
@@ -185,6 +192,7 @@ class _Forecast:
             rollout=chosen,
             sampler=config.sampler,
             seed=seed,
+            mesh=mesh,
         )
 
     @property
@@ -200,7 +208,7 @@ class _Forecast:
             return iter([self._together()] if done == 0 else [])
         past = error = None
         if not memory and self.observations is not None:
-            past = self._assimilate(self.times)[0][:, -self.rollout.overlap :]
+            past = self._observed_past()
         elif not memory:
             assert self.truth is not None
             past = encode_states(self.appa, self.truth, self.times).unsqueeze(0)
@@ -213,24 +221,55 @@ class _Forecast:
 
     def _lost(self, last: Tensor, z: Tensor) -> Tensor | None:
         """The smooth part of what the autoencoder loses of the last known state."""
-        appa, now = self.appa, self.times[-1:]
+        appa, now, members = self.appa, self.times[-1:], self.config.members
         if not self.config.rollout.residual:
             return None
         x = appa.statistics.standardise(last, now)[0]
-        generators = member_generators(self.seed, LOST, self.config.members, appa.error.device)
+        mine = self.mesh.members(members)
+        generators = state_generators(self.seed, LOST, mine, [0], appa.error.device)
         lost = x - appa.decode(z)
-        return torch.stack([appa.reconstruction.smooth_part(lost, g) for g in generators])
+        drawn = torch.stack([appa.reconstruction.smooth_part(lost, g) for (g,) in generators])
+        return self.mesh.last(drawn, members)
+
+    def _observed_past(self) -> Tensor:
+        """The last latents of the observed states, for all members."""
+        z, piece, _ = self._assimilate(self.times)
+        start = len(self.times) - self.rollout.overlap
+        own = range(max(piece.start, start), max(piece.stop, start))
+        shape = (self.config.members, self.rollout.overlap)
+        return self.mesh.assemble(
+            z[:, len(piece) - len(own) :],
+            shape,
+            self.mesh.members(self.config.members),
+            range(own.start - start, own.stop - start),
+        )
 
     def _together(self) -> Part:
         times = self.rollout.times(0, self.rollout.length)
-        z, generators = self._assimilate(times)
-        noise = generators if self.config.rollout.residual else None
-        states, _ = decode_states(self.appa, z[:, self.known :], times[self.known :], noise)
-        return Part(states, {})
+        z, piece, generators = self._assimilate(times)
+        own = range(max(piece.start, self.known), max(piece.stop, self.known))
+        at = slice(len(piece) - len(own), len(piece))
+        noise = [g[at] for g in generators] if self.config.rollout.residual else None
+        new = range(own.start - self.known, own.stop - self.known)
+        states, _ = decode_states(
+            self.appa,
+            z[:, at],
+            times[own.start : own.stop],
+            noise,
+            mesh=self.mesh,
+            first=new.start == 0 and len(new) > 0,
+        )
+        return Part(states, {}, self.config.states, new)
 
-    def _assimilate(self, times: NDArray[np.datetime64]) -> tuple[Tensor, list[torch.Generator]]:
+    def _assimilate(
+        self, times: NDArray[np.datetime64]
+    ) -> tuple[Tensor, range, list[list[torch.Generator]]]:
+        """The latents that this rank samples, which states these are, and what drew them."""
         assert self.observations is not None
-        generators = member_generators(self.seed, 0, self.config.members, self.appa.error.device)
+        sampler, mesh = self.config.sampler, self.mesh
+        piece = mesh.piece(self.appa, len(times), sampler.stride)
+        mine = mesh.members(self.config.members)
+        generators = state_generators(self.seed, 0, mine, piece, self.appa.error.device)
         seen = self.observations.within(0, len(times))
-        z = assimilate(self.appa, seen, times, generators, sampler=self.config.sampler)
-        return z, generators
+        z = assimilate(self.appa, seen, times, generators, sampler=sampler, mesh=mesh)
+        return z, piece, generators

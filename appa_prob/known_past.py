@@ -65,7 +65,8 @@ class KnownPast(Denoiser):
 
     Arguments:
         denoiser: The denoiser of trajectories of :math:`L` states.
-        past: The first states, with shape :math:`(*, K, c, h, w)`.
+        past: The first states, with shape :math:`(*, K, c, h, w)`; none for a later piece of a
+            trajectory whose first states are known, which they correct through the denoiser.
         covariance: The covariance of the prior, of trajectories of :math:`W \leq L` states; what
             lies beyond these is corrected by the denoiser alone.
         error: The standard deviation :math:`\rho` of the errors of the first states.
@@ -92,16 +93,17 @@ class KnownPast(Denoiser):
         super().__init__(denoiser.event_shape, denoiser.schedule)
         window, *state = covariance.in_shape
         length, count = denoiser.event_shape[0], past.shape[-4] if past.ndim >= 4 else 0
-        if [*denoiser.event_shape[1:]] != state or [*past.shape[-3:]] != state or length < window:
+        short = bool(count) and length < window
+        if [*denoiser.event_shape[1:]] != state or [*past.shape[-3:]] != state or short:
             raise ValueError(
                 f"expected known states of shape (*, K, {', '.join(map(str, state))}) and "
                 f"trajectories of at least {window} of these, got {tuple(past.shape)} and "
                 f"{tuple(denoiser.event_shape)}"
             )
-        if not 1 <= count < window:
+        if not count < window:
             raise ValueError(
-                f"expected 1 to {window - 1} known states, fewer than the {window} of a window, "
-                f"got {count}"
+                f"expected at most {window - 1} known states, fewer than the {window} of a "
+                f"window, got {count}"
             )
         if not error > 0:
             raise ValueError(f"expected a positive error of the known states, got {error}")
@@ -132,6 +134,8 @@ class KnownPast(Denoiser):
         return Gaussian(self._correct(free.mean, t), covariance)
 
     def _correct(self, mean: Tensor, t: Tensor) -> Tensor:
+        if not self.past.shape[-4]:
+            return mean
         residual = self.past - mean[..., : self.past.shape[-4], :, :, :]
         return mean + self.spread(residual, self._gain(t))
 
@@ -176,11 +180,15 @@ class _Left(Operator):
 
     def __init__(self, known: KnownPast, t: Tensor) -> None:
         super().__init__(known.event_shape, known.event_shape)
-        self.known, self.gain = known, known._gain(t)
+        self.known, self.gain = known, known._gain(t) if known.past.shape[-4] else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.gain is None:
+            return x
         return x - self.known.spread(x[..., : self.known.past.shape[-4], :, :, :], self.gain)
 
     def adjoint(self, y: Tensor) -> Tensor:
+        if self.gain is None:
+            return y
         window = self.known.covariance.in_shape[0]
         return y - self.known.spread(y[..., :window, :, :, :], self.gain.conj().mT)

@@ -38,7 +38,7 @@ def process_group() -> Iterator[torch.device]:
         return
     if device is not None:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo", device_id=device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=device)
     try:
         yield device or torch.device("cpu")
     finally:
@@ -68,9 +68,9 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     r"""The sum of a tensor over all ranks, on the device of the tensor."""
     if ranks() == 1:
         return x
-    total = x.cuda() if dist.get_backend() == "nccl" else x.clone()
+    total = x.clone()
     dist.all_reduce(total)
-    return total.to(x.device)
+    return total
 
 
 def agree(decision: bool) -> bool:
@@ -78,36 +78,18 @@ def agree(decision: bool) -> bool:
     if ranks() == 1:
         return decision
     chosen = torch.tensor(float(decision if rank() == 0 else False))
-    if dist.get_backend() == "nccl":
-        chosen = chosen.cuda()
     dist.broadcast(chosen, 0)
     return bool(chosen)
 
 
 def share(count: int) -> range:
-    r"""Which of some items, as the members of an ensemble, are the part of this rank.
+    r"""Which of some items are the part of this rank.
 
     Example:
         >>> share(16)
         range(0, 16)
     """
     return range(rank() * count // ranks(), (rank() + 1) * count // ranks())
-
-
-def collect(part: Tensor, count: int) -> Tensor:
-    r"""The items of all ranks, on each of them.
-
-    Arguments:
-        part: Those of this rank, along the first axis, see :func:`share`.
-        count: The number of them all.
-    """
-    if ranks() == 1:
-        return part
-    whole = part.new_zeros(count, *part.shape[1:])
-    mine = share(count)
-    whole[mine.start : mine.stop] = part
-    dist.all_reduce(whole)  # the other ranks have zeros there
-    return whole
 
 
 def full_tensor(x: Tensor) -> Tensor:
@@ -142,7 +124,7 @@ class Replica:
         if recompute:
             for block in blocks(module):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        self.sharded = strategy == "fsdp" and dist.is_initialized()
+        self.sharded = shards(strategy)
         if self.sharded:
             shard(module)
         self.module = module
@@ -168,6 +150,11 @@ class Replica:
             loss: Tensor = share * self.loss(*arguments)
             loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+
+def shards(strategy: Strategy) -> bool:
+    r"""Whether a strategy spreads weights over the ranks that there are."""
+    return strategy == "fsdp" and dist.is_initialized()
 
 
 def shard(module: nn.Module) -> None:

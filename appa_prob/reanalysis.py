@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor
@@ -22,12 +23,12 @@ from appa_prob.samplers import (
     ratio_times,
 )
 
-from .errors import UserError
+from .generators import state_generators
 from .known_past import know_past
-from .parallel import collect, rank, ranks, share
+from .mesh import Mesh, ParallelConfig
+from .parallel import rank
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from .appa import Appa
@@ -71,13 +72,14 @@ def reanalyse(
     sampler: SamplerConfig | None = None,
     seed: int = 0,
     progress: bool = False,
+    parallel: ParallelConfig | None = None,
 ) -> Tensor:
     r"""Samples trajectories given observations, by moment matching posterior sampling through the
     decoder.
 
     What a state holds beside its decoded latent is drawn from the errors of the autoencoder,
     conditioned on the observations as well. If there are several ranks, each samples its part of
-    the members, and all of them get all.
+    the members and of their states, and all of them get all.
 
     Arguments:
         appa: The model.
@@ -87,38 +89,45 @@ def reanalyse(
         sampler: How to sample.
         seed: What all that is random depends on; a member depends on the seed and its number.
         progress: Whether to show a progress bar.
+        parallel: How ranks share the work; by default each samples its part of the members.
 
     Returns:
         The members in physical units, with shape :math:`(M, L, C, H, W)`.
 
     Raises:
         UserError: If the times are too few, or not as far apart as the model was trained on, or if
-            there are fewer members than ranks.
+            there are fewer members or windows than ranks to share them.
     """
-    if members < ranks():
-        raise UserError(f"expected a member for each of {ranks()} ranks, got {members}")
-    sampler = sampler or SamplerConfig()
-    device = appa.error.device
-    generators = [
-        torch.Generator(device).manual_seed(1_000_003 * seed + i) for i in share(members)
-    ]
-    total, hidden = len(generators) * sampler.steps, not progress or rank() > 0
+    sampler, mesh = sampler or SamplerConfig(), Mesh.of(parallel)
+    mine, piece = mesh.members(members), mesh.piece(appa, len(times), sampler.stride)
+    generators = state_generators(seed, 0, mine, piece, appa.error.device)
+    total, hidden = len(mine) * sampler.steps, not progress or rank() > 0
     with tqdm(total=total, disable=hidden, desc="sampling", unit="step") as bar:
-        z = assimilate(appa, observations, times, generators, sampler=sampler, advance=bar.update)
+        z = assimilate(
+            appa,
+            observations,
+            times,
+            generators,
+            sampler=sampler,
+            mesh=mesh,
+            advance=bar.update,
+        )
+    seen, now = observations.within(piece.start, piece.stop), times[piece.start : piece.stop]
     states = [
-        appa.statistics.restore(complete(appa, member, observations, times, g), times)
-        for member, g in zip(z, generators, strict=True)
+        appa.statistics.restore(complete(appa, member, seen, now, own, mesh), now)
+        for member, own in zip(z, generators, strict=True)
     ]
-    return collect(torch.stack(states), members)
+    return mesh.assemble(torch.stack(states), (members, len(times)), mine, piece)
 
 
 def assimilate(
     appa: Appa,
     observations: Observations,
     times: NDArray[np.datetime64],
-    generators: Sequence[torch.Generator],
+    generators: Sequence[Sequence[torch.Generator]],
     *,
     sampler: SamplerConfig,
+    mesh: Mesh | None = None,
     past: Tensor | None = None,
     error: float = 0.02,
     advance: Callable[[int], object] = lambda count: None,
@@ -130,18 +139,23 @@ def assimilate(
         appa: The model.
         observations: The observations.
         times: The times of the states.
-        generators: A source of random numbers for each member.
+        generators: A source of random numbers for each state of each member that this rank
+            samples.
         sampler: How to sample.
+        mesh: Which states these are; by default all.
         past: The first latents of each member, where known, with shape :math:`(M, K, c, h, w)`.
         error: The standard deviation of the errors of known latents.
         advance: Called after each step with the number of members that made it.
 
     Returns:
-        The latents, with shape :math:`(M, L, c, h, w)`.
+        The latents that this rank samples, with shape :math:`(M, L, c, h, w)`.
     """
+    mesh = mesh or Mesh()
+    if past is not None and mesh.column:
+        past = past[:, :0]  # they lie in the first piece
     integrator = DPMSolverSDE(noise_times(appa, sampler))
     size = sampler.batch or len(generators)
-    guided = guide(appa, observations, times, sampler)
+    guided = guide(appa, observations, times, sampler, mesh)
     parts = []
     for first in range(0, len(generators), size):
         some = generators[first : first + size]
@@ -163,24 +177,30 @@ def guide(
     observations: Observations,
     times: NDArray[np.datetime64],
     sampler: SamplerConfig,
+    mesh: Mesh | None = None,
 ) -> MMPS:
-    r"""The denoiser of trajectories of latents given observations of their states.
+    r"""The denoiser of trajectories of latents given observations of their states, or that of the
+    piece of them that this rank samples.
 
     Arguments:
         appa: The model.
         observations: The observations.
         times: The times of the states.
         sampler: How to sample.
+        mesh: Which states this rank samples; by default all.
     """
-    latents = (len(times), *appa.autoencoder.latent_shape)
-    states = (len(times), *appa.autoencoder.state_shape)
+    mesh = mesh or Mesh()
+    piece = mesh.piece(appa, len(times), sampler.stride)
+    latents = (len(piece), *appa.autoencoder.latent_shape)
+    states = (len(piece), *appa.autoencoder.state_shape)
     precision = getattr(torch, sampler.precision) if sampler.precision != "float32" else None
     decoder = Nonlinear(lambda z: appa.decode(z, precision), latents, states)
-    y, variance = observations.standardised(appa.statistics, times, appa.error)
+    prior = appa.trajectory_denoiser(times, sampler.stride, precision, mesh.group)
+    seen = observations.within(piece.start, piece.stop)
+    y, variance = seen.standardised(appa.statistics, times[piece.start : piece.stop], appa.error)
     likelihood = GaussianLikelihood(
-        observations.standardised_operator(appa.statistics) @ decoder, y, variance
+        seen.standardised_operator(appa.statistics) @ decoder, y, variance
     )
-    prior = appa.trajectory_denoiser(times, sampler.stride, precision)
     # The trained denoiser's Jacobian is nearly symmetric: with so few iterations conjugate
     # gradients, which minimise the error rather than the residual, come nearer than GMRES.
     solver = CG(rtol=1e-3, max_iterations=sampler.iterations, on_failure="ignore")
@@ -193,7 +213,8 @@ def complete(
     z: Tensor,
     observations: Observations,
     times: NDArray[np.datetime64],
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
+    mesh: Mesh | None = None,
 ) -> Tensor:
     r"""A standardised trajectory given its latents and the observations: the decoded one, and what
     the observations say about the error of the autoencoder.
@@ -203,11 +224,16 @@ def complete(
         z: The latents of one member, with shape :math:`(L, c, h, w)`.
         observations: The observations.
         times: The times of the states.
-        generator: A source of random numbers.
+        generators: A source of random numbers for each state.
+        mesh: The place of this rank, if these states are its piece of the trajectory.
     """
     x, H = appa.autoencoder.decode(z), observations.standardised_operator(appa.statistics)
     y, variance = observations.standardised(appa.statistics, times)
-    return appa.reconstruction.complete(x, H, y, variance, generator)
+    noise = torch.empty_like(y)
+    for i, generator in enumerate(generators):
+        here = torch.as_tensor(np.flatnonzero(observations.time == i), device=y.device)
+        noise[here] = torch.randn(here.shape, generator=generator, device=y.device).to(y)
+    return appa.reconstruction.complete(x, H, y, variance, generators, noise=noise, mesh=mesh)
 
 
 def noise_times(appa: Appa, sampler: SamplerConfig) -> list[float]:

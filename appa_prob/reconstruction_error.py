@@ -2,9 +2,9 @@ r"""The law of what an autoencoder loses: smooth on the sphere, with a memory, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import xarray as xr
@@ -15,6 +15,7 @@ from appa_prob.operators import (
     Dense,
     Diagonal,
     Identity,
+    InnovationCovariance,
     Kronecker,
     Operator,
     SphericalStationary,
@@ -22,12 +23,16 @@ from appa_prob.operators import (
 )
 from appa_prob.samplers import Gaussian, GaussianLikelihood
 
+from .mesh import Mesh
 from .spectra import largest_degree, power_spectrum
+from .spread_errors import SpreadErrors
 
 if TYPE_CHECKING:
     from .grid import Grid
 
 __all__ = ["ReconstructionError"]
+
+Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
 
 
 @dataclass
@@ -131,8 +136,15 @@ class ReconstructionError:
         rest = (1 - self.power.sum(-1)).clamp_min(1e-6)
         return rest[:, None, None].expand(-1, len(self.latitude), self.columns)
 
-    def covariance(self, length: int) -> Operator:
-        r"""The covariance of :math:`w_{1:L}`, over fields of shape :math:`(L, C, H, W)`."""
+    def covariance(self, length: int, mesh: Mesh | None = None) -> Operator:
+        r"""The covariance of :math:`w_{1:L}`, over fields of shape :math:`(L, C, H, W)`.
+
+        Arguments:
+            length: The number :math:`L` of states, of those that this rank holds.
+            mesh: The place of this rank, if several hold pieces of the trajectory.
+        """
+        if mesh is not None and mesh.group is not None:
+            return SpreadErrors(self.smooth, self.white, self.memory, length, mesh)
         lags = torch.arange(length, device=self.power.device)
         decay = self.memory ** (lags[:, None] - lags).abs().to(self.power)
         time = Dense(decay, symmetric=True)
@@ -142,35 +154,45 @@ class ReconstructionError:
     def sample(
         self,
         length: int,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
         before: Tensor | None = None,
+        *,
+        mesh: Mesh | None = None,
+        first: bool = True,
     ) -> tuple[Tensor, Tensor]:
         r"""Draws errors, state after state: those of the first states don't depend on how many
         follow.
 
         Arguments:
-            length: The number of states.
-            generator: A source of random numbers.
-            before: The smooth part of :math:`w` at the state before, with shape
+            length: The number of states, of those that this rank holds.
+            generator: A source of random numbers, or one for each state.
+            before: The smooth part of :math:`w` at the state before the first, with shape
                 :math:`(C, H, W)`; by default it is not known.
+            mesh: The place of this rank, if several hold pieces of the trajectory.
+            first: Whether this rank holds the first state.
 
         Returns:
             The errors :math:`e \odot w`, with shape :math:`(L, C, H, W)`, and the smooth part of
             the last :math:`w`.
         """
         S, grain = self.smooth, self.white.sqrt()
+        like: Any = {"dtype": grain.dtype, "device": grain.device}
         fresh = (1 - self.memory**2) ** 0.5
-        errors = []
-        for _ in range(length):
-            smooth = S.sample((), generator)
-            before = smooth if before is None else self.memory * before + fresh * smooth
-            noise = torch.randn(
-                grain.shape, generator=generator, dtype=grain.dtype, device=grain.device
-            )
-            errors.append(self.deviation * (before + grain * noise))
-        if before is None:
-            raise ValueError(f"expected one or more states, got {length}")
-        return torch.stack(errors), before
+        last = before if first else torch.zeros_like(grain)
+        smooth, white = [], []
+        for g in _each(generator, length):
+            drawn = S.sample((), g)
+            last = drawn if last is None else self.memory * last + fresh * drawn
+            smooth.append(last)
+            white.append(torch.randn(grain.shape, generator=g, **like))
+        if last is None:
+            last = torch.zeros_like(grain)
+        if mesh is not None and mesh.group is not None:
+            left = mesh.relay(last, self.memory**length)
+            smooth = [x + self.memory ** (k + 1) * left for k, x in enumerate(smooth)]
+            last = last + self.memory**length * left
+        errors = [self.deviation * (x + grain * e) for x, e in zip(smooth, white, strict=True)]
+        return torch.stack(errors) if errors else grain.new_zeros(0, *grain.shape), last
 
     def smooth_part(self, error: Tensor, generator: torch.Generator | None = None) -> Tensor:
         r"""Draws the smooth part of :math:`w` at a state whose error is known.
@@ -186,19 +208,44 @@ class ReconstructionError:
         return prior.condition(seen, CG(rtol=1e-2, max_iterations=500)).sample((), generator)
 
     def complete(
-        self, x: Tensor, H: Operator, y: Tensor, R: Operator | Tensor, generator: torch.Generator
+        self,
+        x: Tensor,
+        H: Operator,
+        y: Tensor,
+        R: Tensor,
+        generator: Generators,
+        *,
+        noise: Tensor | None = None,
+        mesh: Mesh | None = None,
     ) -> Tensor:
-        r"""Draws a trajectory given the decoded one and observations, :math:`x + e \odot w`.
+        r"""Draws a trajectory given the decoded one and observations, :math:`x + e \odot w`, by
+        conditioning a draw of the law, as Matheron's rule says.
 
         Arguments:
             x: The decoded trajectory, with shape :math:`(L, C, H, W)`.
             H: The operator of the observations.
             y: The observations.
             R: The variance of their errors.
-            generator: A source of random numbers.
+            generator: A source of random numbers, or one for each state.
+            noise: White noise, that of the observations in the draw; by default it is drawn too.
+            mesh: The place of this rank, if several hold pieces of the trajectory, and the
+                observations of these.
         """
         scale = Diagonal(self.deviation.expand_as(x))
-        prior = Gaussian(torch.zeros_like(x), self.covariance(len(x)))
-        seen = GaussianLikelihood(H @ scale, y - H(x), R)
-        solver = CG(rtol=1e-2, max_iterations=100)
-        return x + scale(prior.condition(seen, solver).sample((), generator))
+        first = mesh is None or mesh.column == 0
+        drawn = x + self.sample(len(x), generator, mesh=mesh, first=first)[0]
+        if noise is None:
+            source = _each(generator, 1)[0]
+            noise = torch.randn(y.shape, generator=source, dtype=y.dtype, device=y.device)
+        R = R.expand_as(y)
+        S = InnovationCovariance(H @ scale, self.covariance(len(x), mesh), Diagonal(R))
+        solution = CG(rtol=1e-2, max_iterations=100)(S, y - H(drawn) - R.sqrt() * noise)
+        assert solution.lifted is not None
+        return drawn + scale(solution.lifted)
+
+
+def _each(generator: Generators | None, length: int) -> Sequence[torch.Generator | None]:
+    """The source of each state."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return [generator] * length
+    return generator

@@ -25,7 +25,9 @@ from torch import Tensor
 from appa_prob.samplers import DPMSolverSDE
 
 from .errors import UserError
+from .generators import state_generators
 from .known_past import know_past
+from .mesh import Mesh
 from .reanalysis import SamplerConfig, noise_times
 
 if TYPE_CHECKING:
@@ -39,7 +41,6 @@ __all__ = [
     "RolloutConfig",
     "check_known",
     "decode_states",
-    "member_generators",
     "state_times",
 ]
 
@@ -65,29 +66,27 @@ class RolloutConfig(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    r"""New states of a trajectory.
+    r"""New states of a trajectory, of which a rank holds the members and states that it drew.
 
     Arguments:
         number: The number of the block.
         first: The index of the first of its new states.
-        latents: The new latents, with shape :math:`(M, n, c, h, w)`.
-        states: The new states in physical units, with shape :math:`(M, n, C, H, W)`.
-        past: The last latents, which the next block overlaps, with shape :math:`(M, K, c, h, w)`.
-        error: The smooth part of the error of the autoencoder at the last state, with shape
-            :math:`(M, C, H, W)`, if what it loses is drawn.
+        stop: The index behind the last of them.
+        own: Which of them this rank holds, counted from the first.
+        states: These in physical units, with shape :math:`(M, n, C, H, W)`.
+        past: The last latents of all members, which the next block overlaps, with shape
+            :math:`(M, K, c, h, w)`.
+        error: The smooth part of the error of the autoencoder at the last state, of all members,
+            with shape :math:`(M, C, H, W)`, if what it loses is drawn.
     """
 
     number: int
     first: int
-    latents: Tensor
+    stop: int
+    own: range
     states: Tensor
     past: Tensor
     error: Tensor | None = None
-
-    @property
-    def stop(self) -> int:
-        r"""The index behind the last of its new states."""
-        return self.first + self.latents.shape[1]
 
     @property
     def memory(self) -> dict[str, Tensor]:
@@ -107,9 +106,11 @@ class Rollout:
         rollout: How trajectories go on.
         sampler: How to sample a block.
         seed: What all that is random depends on.
+        mesh: Which members and states this rank draws; by default all.
 
     Raises:
-        UserError: If blocks are shorter than the window of the model, or overlap wholly.
+        UserError: If blocks are shorter than the window of the model or overlap wholly, or if
+            there are fewer members or windows than ranks to share them.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Rollout:
         rollout: RolloutConfig | None = None,
         sampler: SamplerConfig | None = None,
         seed: int = 0,
+        mesh: Mesh | None = None,
     ) -> None:
         self.config = rollout or RolloutConfig()
         self.sampler = sampler or SamplerConfig()
@@ -134,7 +136,9 @@ class Rollout:
             )
         check_known(appa, self.overlap)
         self.appa, self.start, self.length = appa, start, length
-        self.members, self.seed = members, seed
+        self.members, self.seed, self.mesh = members, seed, mesh or Mesh()
+        self.mine = self.mesh.members(members)
+        self.piece = self.mesh.piece(appa, self.block, self.sampler.stride)
 
     @property
     def fresh(self) -> int:
@@ -172,38 +176,60 @@ class Rollout:
     def _draw(self, past: Tensor | None, first: int, number: int, error: Tensor | None) -> Block:
         count = 0 if past is None else past.shape[1]
         times = self.times(first - count, self.block)
-        generators = member_generators(self.seed, number, self.members, self.appa.error.device)
+        generators = state_generators(
+            self.seed, number, self.mine, self.piece, self.appa.error.device
+        )
         if past is not None:
-            past = past.expand(self.members, *past.shape[1:])
-        size = self.sampler.batch or self.members
+            past = past.expand(self.members, *past.shape[1:])[self.mine.start : self.mine.stop]
+        size = self.sampler.batch or len(self.mine)
         z = torch.cat(
             [
                 self._sample(
                     None if past is None else past[i : i + size], times, generators[i : i + size]
                 )
-                for i in range(0, self.members, size)
+                for i in range(0, len(self.mine), size)
             ]
         )
-        new = z[:, count : count + self.length - first]
+        stop = min(self.block, count + self.length - first)
+        new, last = self._own(count, stop), self._own(self.block - self.overlap, self.block)
+        at = slice(new.start - self.piece.start, new.stop - self.piece.start)
+        own = range(new.start - count, new.stop - count)
         states, error = decode_states(
             self.appa,
-            new,
-            times[count : count + new.shape[1]],
-            generators if self.config.residual else None,
-            error,
+            z[:, at],
+            times[new.start : new.stop],
+            [g[at] for g in generators] if self.config.residual else None,
+            None if error is None else error[self.mine.start : self.mine.stop],
+            mesh=self.mesh,
+            first=own.start == 0 and len(own) > 0,
         )
-        return Block(number, first, new, states, z[:, -self.overlap :].clone(), error)
+        if error is not None:
+            error = self.mesh.last(error, self.members)
+        tail = z[:, last.start - self.piece.start : last.stop - self.piece.start].clone()
+        shifted = range(
+            last.start - self.block + self.overlap, last.stop - self.block + self.overlap
+        )
+        known = self.mesh.assemble(tail, (self.members, self.overlap), self.mine, shifted)
+        return Block(number, first, first + stop - count, own, states, known, error)
+
+    def _own(self, start: int, stop: int) -> range:
+        """Those of some states of a block that this rank draws."""
+        first = min(max(start, self.piece.start), self.piece.stop)
+        return range(first, max(min(stop, self.piece.stop), first))
 
     def _sample(
         self,
         past: Tensor | None,
         times: NDArray[np.datetime64],
-        generators: Sequence[torch.Generator],
+        generators: Sequence[Sequence[torch.Generator]],
     ) -> Tensor:
         """The latents of a block of some members, known ones included."""
         precision = None if self.sampler.precision == "float32" else torch.bfloat16
-        denoiser = self.appa.trajectory_denoiser(times, self.sampler.stride, precision)
+        denoiser = self.appa.trajectory_denoiser(
+            times, self.sampler.stride, precision, self.mesh.group
+        )
         if past is not None:
+            past = past[:, :0] if self.mesh.column else past  # it lies in the first piece
             denoiser = know_past(self.appa, denoiser, past, self.config.error, self.sampler)
         integrator = DPMSolverSDE(noise_times(self.appa, self.sampler))
         noise = integrator.noise(denoiser, (len(generators),), generator=generators)
@@ -216,8 +242,11 @@ def decode_states(
     appa: Appa,
     z: Tensor,
     times: NDArray[np.datetime64],
-    generators: Sequence[torch.Generator] | None = None,
+    generators: Sequence[Sequence[torch.Generator]] | None = None,
     error: Tensor | None = None,
+    *,
+    mesh: Mesh | None = None,
+    first: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     r"""Decodes latents to states in physical units.
 
@@ -225,10 +254,12 @@ def decode_states(
         appa: The model.
         z: The latents, with shape :math:`(M, L, c, h, w)`.
         times: Their times.
-        generators: A source of random numbers for each member, to draw what the autoencoder
-            loses; by default that is left out.
+        generators: A source of random numbers for each state of each member, to draw what the
+            autoencoder loses; by default that is left out.
         error: The smooth part of what was lost at the state before, with shape
             :math:`(M, C, H, W)`, see :class:`ReconstructionError`; by default it is not known.
+        mesh: The place of this rank among those that hold pieces of the trajectories.
+        first: Whether the piece of this rank is the first one.
 
     Returns:
         The states, with shape :math:`(M, L, C, H, W)`, and the smooth part of what is lost at the
@@ -236,31 +267,16 @@ def decode_states(
     """
     states, smooth = [], []
     for i, member in enumerate(z):
-        x = appa.decode(member)
+        x = appa.decode(member) if len(member) else z.new_zeros(0, *appa.autoencoder.state_shape)
         if generators is not None:
             before = None if error is None else error[i]
-            lost, before = appa.reconstruction.sample(len(x), generators[i], before)
+            lost, before = appa.reconstruction.sample(
+                len(x), generators[i], before, mesh=mesh, first=first
+            )
             x = x + lost
             smooth.append(before)
-        states.append(appa.statistics.restore(x, times))
+        states.append(appa.statistics.restore(x, times) if len(x) else x)
     return torch.stack(states), torch.stack(smooth) if smooth else None
-
-
-def member_generators(
-    seed: int, number: int, members: int, device: torch.device | str = "cpu"
-) -> list[torch.Generator]:
-    r"""A source of random numbers for each member, of a block of a number.
-
-    Example:
-        >>> a, b = member_generators(0, 3, 2)
-        >>> a.initial_seed() == b.initial_seed()
-        False
-    """
-    seeds = [
-        int(np.random.SeedSequence(seed, spawn_key=(number, i)).generate_state(1, np.uint64)[0])
-        for i in range(members)
-    ]
-    return [torch.Generator(device).manual_seed(s >> 1) for s in seeds]
 
 
 def state_times(

@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from torch import Tensor
 from tqdm import tqdm
 
+from .mesh import Mesh
+from .parallel import rank
 from .stream import StateStore, digest
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from .appa import Appa
     from .rollout import Rollout
 
-__all__ = ["Draw", "Part", "collect", "describe_run", "rollout_parts"]
+__all__ = ["Draw", "Part", "describe_run", "draw_run", "rollout_parts"]
 
 
 Draw: TypeAlias = "Callable[[int, Mapping[str, Tensor]], Iterable[Part]]"
@@ -34,15 +36,20 @@ class Part:
     r"""The next states of a run.
 
     Arguments:
-        states: The states in physical units, with shape :math:`(M, n, C, H, W)`.
-        memory: What the parts after it depend on.
+        states: Those that this rank holds, in physical units, with shape
+            :math:`(M, n, C, H, W)`.
+        memory: What the parts after it depend on, for all members.
+        length: The number of states of the part.
+        own: Which of them this rank holds.
     """
 
     states: Tensor
     memory: Mapping[str, Tensor]
+    length: int
+    own: range
 
 
-def collect(
+def draw_run(
     draw: Draw,
     appa: Appa,
     times: NDArray[np.datetime64],
@@ -54,6 +61,7 @@ def collect(
     overwrite: bool = False,
     progress: bool = False,
     label: str = "sampling",
+    mesh: Mesh | None = None,
 ) -> xr.Dataset:
     r"""Draws all parts of a run.
 
@@ -69,29 +77,40 @@ def collect(
         overwrite: Whether the output may be replaced.
         progress: Whether to show a progress bar.
         label: What the bar is of.
+        mesh: Which members and states this rank draws; each writes its own. By default all.
 
     Returns:
-        The states, in physical units.
+        The states, in physical units, on all ranks.
 
     Raises:
         UserError: If the output exists, or another run has begun to write it.
     """
+    mesh = mesh or Mesh()
     store = kept = None
     if output is not None:
         store = StateStore(
-            output, appa, times, members, parts=parts, attributes=attributes, overwrite=overwrite
+            output,
+            appa,
+            times,
+            members,
+            parts=parts,
+            attributes=attributes,
+            overwrite=overwrite,
+            mesh=mesh,
         )
     else:
         kept = list[Tensor]()
     done, memory = (store.done, store.memory) if store else (0, {})
-    bar = tqdm(total=len(times), initial=done, disable=not progress, desc=label, unit="state")
+    hidden = not progress or rank() > 0
+    bar = tqdm(total=len(times), initial=done, disable=hidden, desc=label, unit="state")
     with bar:
         for part in draw(done, memory):
             if store is not None:
-                store.append(part.states, part.memory)
+                store.append(part.states, part.memory, part.length, part.own)
             if kept is not None:
-                kept.append(part.states)
-            bar.update(part.states.shape[1])
+                shape = (members, part.length)
+                kept.append(mesh.assemble(part.states, shape, mesh.members(members), part.own))
+            bar.update(part.length)
     if store is not None:
         return store.finish()
     return appa.dataset(torch.cat(kept or [], dim=1), times).assign_attrs(attributes)
@@ -122,7 +141,7 @@ def rollout_parts(
     number = int(memory["number"]) if memory else number
     past, error = (memory.get("past"), memory.get("error")) if memory else (past, error)
     for block in rollout.blocks(past, first=known + done, number=number, error=error):
-        yield Part(block.states, block.memory)
+        yield Part(block.states, block.memory, block.stop - block.first, block.own)
 
 
 def describe_run(
@@ -133,7 +152,7 @@ def describe_run(
     Arguments:
         task: The command.
         title: The title of the dataset.
-        config: What was done.
+        config: What was done; how ranks shared it is left out, for it changes nothing.
         seed: What all that is random depends on.
         appa: The model.
         data: What was read, such as observations.
@@ -145,7 +164,7 @@ def describe_run(
         "source": f"appa-prob {version}",
         "history": f"appa-prob {task} --seed {seed}",
         "seed": seed,
-        "config": config.model_dump_json(),
+        "config": config.model_dump_json(exclude={"parallel"}),
         "model_digest": digest(*appa.denoiser.state_dict().values(), appa.error),
         "data_digest": digest(*data),
     }

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from .appa import Appa
 from .errors import UserError
+from .mesh import Mesh, ParallelConfig
 from .reanalysis import SamplerConfig
 from .rollout import Rollout, RolloutConfig
-from .run import collect, describe_run, rollout_parts
+from .run import describe_run, draw_run, rollout_parts
 
 __all__ = ["SampleConfig", "parse_time", "run_sample"]
 
@@ -31,6 +32,7 @@ class SampleConfig(BaseModel):
         members: The number of trajectories.
         rollout: How blocks follow each other.
         sampler: How to sample a block.
+        parallel: How ranks share the work.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -41,6 +43,7 @@ class SampleConfig(BaseModel):
     members: PositiveInt = 1
     rollout: RolloutConfig = RolloutConfig()
     sampler: SamplerConfig = SamplerConfig()
+    parallel: ParallelConfig = ParallelConfig()
 
 
 def run_sample(
@@ -73,7 +76,7 @@ def run_sample(
         >>> dict(run_sample(config, progress=False).temperature.sizes)["time"]
         3
     """
-    appa = Appa.from_pretrained(config.model)
+    appa, mesh = Appa.from_pretrained(config.model), Mesh.of(config.parallel)
     rollout = Rollout(
         appa,
         parse_time(config.start),
@@ -82,8 +85,9 @@ def run_sample(
         rollout=config.rollout,
         sampler=config.sampler,
         seed=seed,
+        mesh=mesh,
     )
-    return collect(
+    return draw_run(
         lambda done, memory: rollout_parts(rollout, done, memory),
         appa,
         rollout.times(0, config.states),
@@ -95,6 +99,7 @@ def run_sample(
         output=output,
         overwrite=overwrite,
         progress=progress,
+        mesh=mesh,
     )
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .errors import UserError
 from .files import load_tensors, refuse_existing, replacing, save_tensors
+from .mesh import Mesh
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +49,8 @@ class StateStore:
             they would have to share chunks.
         attributes: The attributes of the dataset, which also tell one run from another.
         overwrite: Whether an output that exists may be replaced, once the run is complete.
+        mesh: Which members and states this rank writes; all do all of this together. By default
+            there is one.
 
     Raises:
         UserError: If the output exists, or another run has begun to write it.
@@ -63,19 +66,17 @@ class StateStore:
         parts: tuple[int, ...],
         attributes: Mapping[str, Any],
         overwrite: bool = False,
+        mesh: Mesh | None = None,
     ) -> None:
         output = Path(output)
         refuse_existing(output, overwrite=overwrite)
         self.output, self.overwrite, self.appa, self.times = output, overwrite, appa, times
         self.partial = output.with_name(f".{output.name}.partial")
-        self.attributes = dict(attributes)
-        if self.partial.exists() and not (self.partial / STATES).exists():
-            shutil.rmtree(self.partial)  # what a run that was complete had no time to remove
-        if not self.partial.exists():
-            with replacing(self.partial, overwrite=False) as temporary:
-                temporary.mkdir()
-                self._create(temporary / STATES, members, min(gcd(*parts), len(times)))
-                self._save(temporary, 0, {})
+        self.attributes, self.mesh = dict(attributes), mesh or Mesh()
+        self.mine = self.mesh.members(members)
+        # Ranks that share a trajectory don't share chunks.
+        chunk = 1 if self.mesh.windows > 1 else min(gcd(*parts), len(times))
+        self.mesh.first(lambda: self._begin(members, chunk))
         self.memory, found = load_tensors(self.partial / PROGRESS)
         if found["attributes"] != json.loads(json.dumps(self.attributes)):
             raise UserError(
@@ -86,34 +87,59 @@ class StateStore:
         assert isinstance(done, int)
         self.done = done
 
-    def append(self, states: Tensor, memory: Mapping[str, Tensor]) -> None:
+    def _begin(self, members: int, chunk: int) -> None:
+        """Makes the store, unless it has been begun."""
+        if self.partial.exists() and not (self.partial / STATES).exists():
+            shutil.rmtree(self.partial)  # what a run that was complete had no time to remove
+        if not self.partial.exists():
+            with replacing(self.partial, overwrite=False) as temporary:
+                temporary.mkdir()
+                self._create(temporary / STATES, members, chunk)
+                self._save(temporary, 0, {})
+
+    def append(
+        self, states: Tensor, memory: Mapping[str, Tensor], length: int, own: range
+    ) -> None:
         r"""Writes the next states.
 
         Arguments:
-            states: The states in physical units, with shape :math:`(M, n, C, H, W)`.
+            states: Those that this rank holds, in physical units, with shape
+                :math:`(M, n, C, H, W)`.
             memory: What the states after them depend on.
+            length: The number of next states, on all ranks together.
+            own: Which of them this rank holds.
         """
-        stop = self.done + states.shape[1]
-        dataset = self.appa.dataset(states, self.times[self.done : stop])
+        first, stop = self.done + own.start, self.done + own.stop
+        dataset = self.appa.dataset(states, self.times[first:stop])
         group = zarr.open_group(self.partial / STATES, mode="r+")
-        for name in dataset.data_vars:
-            array = group[str(name)]
-            assert isinstance(array, zarr.Array)
-            array[:, self.done : stop] = dataset[name].values
-        self._save(self.partial, stop, memory)
-        self.done, self.memory = stop, dict(memory)
+        arrays = {str(name): group[str(name)] for name in dataset.data_vars}
+        whole = all(isinstance(a, zarr.Array) and a.chunks[1] == 1 for a in arrays.values())
+        # One after the other where a run that has been begun by other ranks has them share chunks.
+        for turn in [self.mesh.column] if whole else range(self.mesh.windows):
+            if turn == self.mesh.column and len(own):
+                for name, array in arrays.items():
+                    assert isinstance(array, zarr.Array)
+                    array[self.mine.start : self.mine.stop, first:stop] = dataset[name].values
+            self.mesh.together()
+        self.done, self.memory = self.done + length, dict(memory)
+        self.mesh.first(lambda: self._save(self.partial, self.done, memory))
 
     def finish(self) -> xr.Dataset:
         r"""Gives the store its name, and opens it."""
+        self.mesh.first(self._finish)
+        dataset: xr.Dataset = xr.open_zarr(self.output, chunks=None)
+        return dataset
+
+    def _finish(self) -> None:
         if self.output.exists():
             self.output.rename(self.partial / "replaced")
         (self.partial / STATES).rename(self.output)
         shutil.rmtree(self.partial)
-        dataset: xr.Dataset = xr.open_zarr(self.output, chunks=None)
-        return dataset
 
     def _create(self, path: Path, members: int, chunk: int) -> None:
-        first = self.appa.dataset(torch.zeros(1, 1, *self.appa.error.shape), self.times[:1])
+        first = self.appa.dataset(
+            torch.zeros(1, 1, *self.appa.autoencoder.state_shape), self.times[:1]
+        )
         coords = {**first.coords, "member": range(members), "time": self.times}
         empty = xr.Dataset(coords=coords, attrs=self.attributes)
         for axis in ("member", "time"):

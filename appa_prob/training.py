@@ -33,6 +33,7 @@ from .parallel import (
     rank,
     ranks,
     shard,
+    shards,
 )
 
 __all__ = ["Batch", "Trainer", "TrainingConfig"]
@@ -157,7 +158,7 @@ class Trainer:
                 f"expected a batch_size that {ranks()} ranks can divide into {config.accumulate} "
                 f"micro-batches each, got {config.batch_size}"
             )
-        self.whole = copy.deepcopy(module) if config.strategy == "fsdp" else module
+        self.whole = copy.deepcopy(module) if shards(config.strategy) else module
         average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(module, multi_avg_fn=average)
         self.replica = Replica(module, objective, config.strategy, recompute=config.recompute)

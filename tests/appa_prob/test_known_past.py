@@ -162,7 +162,7 @@ def test_another_past_moves_the_block(prior: TrajectoryCovariance) -> None:
 @pytest.mark.parametrize(
     ("past", "error", "message"),
     [
-        ((5, *STATE), 0.1, "1 to 4 known states"),
+        ((5, *STATE), 0.1, "at most 4 known states"),
         ((2, 3, 1, 4), 0.1, "expected known states of shape"),
         ((2, *STATE), 0.0, "positive error"),
     ],
