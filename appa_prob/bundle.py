@@ -13,10 +13,11 @@ from appa_prob.samplers import Recalibration
 
 from .appa import Appa
 from .files import load_tensors
+from .latents import load_autoencoder
 from .reconstruction_error import ReconstructionError
 from .states import StandardisedStates
 from .train_autoencoder import AutoencoderConfig, open_states
-from .train_denoiser import RECALIBRATED, DenoiserConfig, build_denoiser, load_autoencoder
+from .train_denoiser import RECALIBRATED, DenoiserConfig, build_denoiser
 from .trajectory_prior import TrajectoryCovariance
 
 __all__ = ["bundle_model"]

@@ -119,6 +119,24 @@ def train_eofs(
 
 
 @app.command()
+def encode(
+    config: Config,
+    output: Store,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    threads: Threads = None,
+) -> None:
+    """Encode a dataset once, to train denoisers on; goes on where it was killed."""
+    from .latents import EncodeConfig, encode_dataset
+    from .parallel import process_group
+
+    _use(threads)
+    job = read_config(EncodeConfig, config)
+    with process_group() as device:
+        encode_dataset(job, output, overwrite=overwrite, progress=not quiet, device=device)
+
+
+@app.command()
 def convert(
     directory: Annotated[Path, typer.Argument(help="The folder of a published model.")],
     output: Annotated[

@@ -18,17 +18,14 @@ from appa_prob.samplers import (
     denoising_loss,
 )
 
-from .autoencoder import Autoencoder
 from .dataset import Source
-from .errors import UserError
-from .files import load_tensors, save_tensors
+from .files import save_tensors
 from .parallel import rank
-from .states import Period, StandardisedStates
-from .statistics import Statistics
-from .train_autoencoder import AutoencoderConfig, open_states
+from .states import Period
 from .training import Batch, Trainer, TrainingConfig
 from .trajectory_prior import TrajectoryCovariance
 from .transformer import TrajectoryTransformer
+from .windows import Windows, encoded_windows
 
 __all__ = ["DenoiserConfig", "NoiseConfig", "build_denoiser", "recalibrate", "train_denoiser"]
 
@@ -59,6 +56,8 @@ class DenoiserConfig(BaseModel):
     Attributes:
         data: The path or the URL of the dataset.
         autoencoder: The folder of a trained autoencoder.
+        latents: The path or the URL of its latents of the dataset, as `appa-prob encode` writes
+            them; by default the dataset is encoded at the start.
         train: The period to train on.
         validation: The period to validate on.
         window: The number of states of a window.
@@ -77,6 +76,7 @@ class DenoiserConfig(BaseModel):
 
     data: Source
     autoencoder: Path
+    latents: Source | None = None
     train: Period
     validation: Period
     window: PositiveInt
@@ -134,8 +134,11 @@ def train_denoiser(
             training.
     """
     torch.manual_seed(config.training.seed)
-    train, held = (encoded_windows(config, p) for p in (config.train, config.validation))
-    covariance = TrajectoryCovariance.fit(train.latents, config.window)
+    train, held = (
+        encoded_windows(config.autoencoder, config.data, period, config.window, config.latents)
+        for period in (config.train, config.validation)
+    )
+    covariance = fit_covariance(train)
     module = build_denoiser(config, covariance).to(device)
     times = LogNormalTimes(module.schedule, config.noise.median, config.noise.spread)
 
@@ -170,6 +173,14 @@ def train_denoiser(
     return average
 
 
+def fit_covariance(windows: Windows) -> TrajectoryCovariance:
+    r"""The covariance of the prior, from latents in memory or in a store."""
+    latents = windows.latents
+    if isinstance(latents, Tensor):
+        return TrajectoryCovariance.fit(latents, windows.window)
+    return TrajectoryCovariance.fit_parts(latents.parts, windows.window)
+
+
 def recalibrate(model: PreconditionedDenoiser, held: Windows) -> Recalibration:
     r"""Fits a denoiser to data that it was not trained on, see :class:`Recalibration`.
 
@@ -186,62 +197,6 @@ def recalibrate(model: PreconditionedDenoiser, held: Windows) -> Recalibration:
     return Recalibration.fit(
         model.parts, model.schedule, data, first=first, last=last, generator=generator
     )
-
-
-def load_autoencoder(folder: Path) -> tuple[Autoencoder, Statistics]:
-    r"""Loads what :func:`~appa_prob.train_autoencoder.train_autoencoder` wrote."""
-    tensors, metadata = load_tensors(Path(folder) / "autoencoder.safetensors")
-    fitted, _ = load_tensors(Path(folder) / "statistics.safetensors")
-    statistics = Statistics(**fitted)
-    config = AutoencoderConfig.model_validate(metadata["config"])
-    channels, rows, columns = statistics.coefficients.shape[1:]
-    autoencoder = Autoencoder(
-        channels, (rows, columns), config.latent_channels, config.widths, config.blocks
-    )
-    autoencoder.load_state_dict(tensors)
-    return autoencoder.eval().requires_grad_(False), statistics
-
-
-class Windows:
-    r"""Windows of a series of latents, with the dates of their states.
-
-    Arguments:
-        latents: Latents at equal steps, with shape :math:`(L, c, h, w)`.
-        dates: Their dates, with shape :math:`(L, 2)`.
-        window: The number :math:`W` of states of a window.
-    """
-
-    def __init__(self, latents: Tensor, dates: Tensor, window: int) -> None:
-        self.latents, self.dates = latents, dates
-        self.steps = torch.arange(window)
-
-    def __len__(self) -> int:
-        return len(self.latents) - len(self.steps) + 1
-
-    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Windows, with shape :math:`(n, W, c, h, w)`, and dates, :math:`(n, W, 2)`."""
-        places = indices.unsqueeze(-1) + self.steps
-        return self.latents[places], self.dates[places]
-
-
-@torch.no_grad()
-def encoded_windows(config: DenoiserConfig, period: Period) -> Windows:
-    r"""Encodes the states of a period, a part at a time.
-
-    Raises:
-        UserError: If there are no more states than in a window.
-    """
-    autoencoder, statistics = load_autoencoder(config.autoencoder)
-    _, metadata = load_tensors(config.autoencoder / "autoencoder.safetensors")
-    source = open_states(AutoencoderConfig.model_validate(metadata["config"]), period, config.data)
-    if len(source) <= config.window:
-        raise UserError(
-            f"expected more than {config.window} states, the window, in each period, "
-            f"got {len(source)}: choose longer periods or a shorter window"
-        )
-    states = StandardisedStates(source, statistics, cache=False)
-    latents = torch.cat([autoencoder.encode(part) for part in states.parts()])
-    return Windows(latents, TrajectoryTransformer.date_features(states.times), config.window)
 
 
 def _validation_losses(

@@ -18,6 +18,7 @@ transforms.
 """
 
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -141,18 +142,51 @@ class TrajectoryCovariance(Eigenbasis):
         Raises:
             ValueError: If there are not more latents than states in a window.
         """
-        if len(z) <= window:
-            raise ValueError(f"expected more than {window} latents, the window, got {len(z)}")
-        waves = torch.fft.rfft(z, norm="ortho").flatten(1, 2).permute(2, 0, 1)
-        _, space = torch.linalg.eigh(waves.mT @ waves.conj() / len(z))
+        return cls.fit_parts(lambda: iter((z,)), window)
+
+    @classmethod
+    def fit_parts(
+        cls, parts: Callable[[], Iterator[Tensor]], window: int
+    ) -> "TrajectoryCovariance":
+        r"""Estimates the covariance from a series in parts, of which one is in memory at a time.
+
+        Arguments:
+            parts: Goes through the parts of the series, in order; twice.
+            window: The number :math:`W` of states of a trajectory.
+
+        Raises:
+            ValueError: If there are not more latents than states in a window.
+        """
+        count, products, shape = 0, torch.zeros(()), torch.Size()
+        for z in parts():
+            waves = torch.fft.rfft(z, norm="ortho").flatten(1, 2).permute(2, 0, 1)
+            count, products, shape = (
+                count + len(z),
+                products + waves.mT @ waves.conj(),
+                z.shape[1:],
+            )
+        if count <= window:
+            raise ValueError(f"expected more than {window} latents, the window, got {count}")
+        _, space = torch.linalg.eigh(products / count)
         for edge in (0, -1):
-            real = waves[edge].real
-            space[edge] = torch.linalg.eigh(real.mT @ real / len(z))[1].to(space)
-        series = waves @ space.conj()
-        lags = [
-            (series[:, k:] * series[:, : len(z) - k].conj()).sum(1) / len(z) for k in range(window)
-        ]
-        return cls(space, torch.stack(lags, dim=-1), z.shape[1:])
+            # Of real waves, whose modes are real as well.
+            space[edge] = torch.linalg.eigh(products[edge].real / count)[1].to(space)
+        before, lags = space.new_zeros(len(space), 0, space.shape[-1]), torch.zeros(())
+        for z in parts():
+            waves = torch.fft.rfft(z, norm="ortho").flatten(1, 2).permute(2, 0, 1)
+            new = waves @ space.conj()
+            series = torch.cat((before, new), dim=1)
+            # The states of this part, by those that are as many states before.
+            lags = lags + torch.stack([_lag(series, len(z), k) for k in range(window)], dim=-1)
+            before = series[:, max(series.shape[1] - window + 1, 0) :]
+        return cls(space, lags / count, shape)
+
+
+def _lag(series: Tensor, new: int, lag: int) -> Tensor:
+    r"""The sum over the last `new` states of products with those `lag` states before."""
+    first = max(series.shape[1] - new, lag)
+    earlier = series[:, first - lag : max(series.shape[1] - lag, 0)]
+    return (series[:, first:] * earlier.conj()).sum(1)
 
 
 def _to_complex(x: Tensor) -> Tensor:

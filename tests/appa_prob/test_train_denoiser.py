@@ -8,13 +8,13 @@ import yaml
 
 from appa_prob.errors import UserError
 from appa_prob.files import load_tensors
+from appa_prob.latents import load_autoencoder
 from appa_prob.states import Period, StandardisedStates, States, streamed_statistics
 from appa_prob.train_autoencoder import standardise_latents
 from appa_prob.train_denoiser import (
     DenoiserConfig,
     _turn,
     build_denoiser,
-    load_autoencoder,
     train_denoiser,
 )
 from appa_prob.training import Batch, TrainingConfig
