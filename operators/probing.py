@@ -86,6 +86,8 @@ def root_product(A: Operator, z: Tensor, iterations: int = 32) -> Tensor:
         raise ValueError(f"expected an operator that is declared symmetric, got {A!r}")
     if iterations < 1:
         raise ValueError(f"expected at least 1 iteration, got {iterations}")
+    if A.total is not None:
+        raise ValueError(f"expected a whole operator, got {A!r}, of which processes hold parts")
     event = A.in_shape
     start = flatten(z, event)
     length = norm(start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -52,6 +52,8 @@ class AdaptiveODE(Integrator):
     Raises:
         ValueError: If a tolerance or the floor is not positive.
     """
+
+    pieces: ClassVar[bool] = False
 
     steps: int | Sequence[float] = field(default=1)
     rtol: float = 1e-5

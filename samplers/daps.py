@@ -3,6 +3,7 @@ r"""Decoupled annealing posterior sampling."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -76,6 +77,8 @@ class DAPS(Integrator):
         >>> bool((x.exp().mean(0) - y.y).abs().max() < 0.05)
         True
     """
+
+    pieces: ClassVar[bool] = False
 
     likelihood: Likelihood = field(kw_only=True)
     flow: int = field(default=1, kw_only=True)

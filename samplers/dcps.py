@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -81,6 +82,8 @@ class DCPS(Integrator):
         >>> bool((x.mean(0) - torch.tensor([2.0 / 1.1, 0.0])).abs().max() < 0.2)
         True
     """
+
+    pieces: ClassVar[bool] = False
 
     likelihood: Likelihood = field(kw_only=True)
     blocks: int = field(default=8, kw_only=True)

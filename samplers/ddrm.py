@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -60,6 +61,8 @@ class DDRM(Integrator):
         >>> bool((x[:, 0] - 2.0).abs().max() < 0.1)
         True
     """
+
+    pieces: ClassVar[bool] = False
 
     likelihood: Likelihood = field(kw_only=True)
     eta: float = field(default=0.85, kw_only=True)

@@ -78,8 +78,11 @@ class Denoiser(nn.Module, ABC):
         r"""Where states are parts of longer ones, which several processes hold: what adds up
         numbers over these; else None. A denoiser made of others has theirs.
         """
-        parts = (child.total for child in self.children() if isinstance(child, Denoiser))
-        return next((total for total in parts if total is not None), None)
+        for child in self.children():
+            for part in child if isinstance(child, nn.ModuleList) else (child,):
+                if isinstance(part, Denoiser) and part.total is not None:
+                    return part.total
+        return None
 
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         r"""The scales :math:`\alpha_t` and :math:`\sigma_t`, shaped to multiply states.

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class Integrator(ABC):
     Raises:
         ValueError: If there is no step, or if times don't decrease within :math:`[0, 1]`.
     """
+
+    pieces: ClassVar[bool] = True  # whether it works on pieces of trajectories, as on whole ones
 
     steps: int | Sequence[float] = field(default=64)
     denoise: bool = field(default=False, kw_only=True)
@@ -128,9 +130,16 @@ class Integrator(ABC):
             generator: The generators, set as they were when the state was taken.
 
         Raises:
-            ValueError: If the noise is not finite or not of shape :math:`(*, event)`, or if the
-                state is one of other times or other generators.
+            ValueError: If the noise is not finite or not of shape :math:`(*, event)`, if the
+                state is one of other times or other generators, or if the denoiser is one of
+                pieces of trajectories and the integrator needs whole ones.
         """
+        if denoiser.total is not None and not self.pieces:
+            raise ValueError(
+                f"{type(self).__name__} needs whole trajectories, got a denoiser of a piece, of "
+                "which other processes hold others; guide it, and take an integrator with fixed "
+                "steps as DPMSolverSDE"
+            )
         if isinstance(x_1, State):
             state = x_1
         else:

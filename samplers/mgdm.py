@@ -3,6 +3,7 @@ r"""Mixture-guided diffusion."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -81,6 +82,8 @@ class MGDM(Integrator):
         >>> bool((x.mean(0) - torch.tensor([2.0 / 1.1, 0.0])).abs().max() < 0.2)
         True
     """
+
+    pieces: ClassVar[bool] = False
 
     likelihood: Likelihood = field(kw_only=True)
     sweeps: int = field(default=1, kw_only=True)

@@ -3,6 +3,7 @@ r"""Sampling by replacement of what is observed."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -56,6 +57,8 @@ class RePaint(Integrator):
         >>> bool((x[:, 0] - 2.0).abs().max() < 0.1)
         True
     """
+
+    pieces: ClassVar[bool] = False
 
     likelihood: Likelihood = field(kw_only=True)
     rewinds: int = field(default=10, kw_only=True)

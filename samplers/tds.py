@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -66,6 +67,8 @@ class TDS(Integrator):
         >>> bool((particles.log_evidence - exact).abs() < 4 * particles.standard_error + 0.1)
         True
     """
+
+    pieces: ClassVar[bool] = False
 
     likelihood: Likelihood = field(kw_only=True)
     guidance: Callable[[Denoiser, Likelihood], Conditioning] = field(default=MMPS, kw_only=True)

@@ -1,7 +1,7 @@
 """Windows of one trajectory on several processes give what they give on one."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,16 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from appa_prob.operators import CG, GMRES, MINRES, Cholesky, Dense, Mask
+from appa_prob.operators import CG, GMRES, MINRES, Cholesky, Dense, Mask, root_product
 from appa_prob.samplers import (
+    DAPS,
     DDIM,
     DPS,
     MMPS,
     SDA,
+    TDS,
     TMPD,
+    AdaptiveODE,
     Denoiser,
     DPMSolverSDE,
     GaussianDenoiser,
@@ -30,6 +33,8 @@ from appa_prob.samplers import (
     PiGDM,
     PredictorCorrector,
     ShardedWindows,
+    State,
+    Switched,
     VESchedule,
     WindowedDenoiser,
     window_pieces,
@@ -215,6 +220,12 @@ def work(folder: Path) -> None:
         denoiser, piece = trajectory("gaussian", True)
         x = torch.ones(len(piece), STATE).double()
         MMPS(denoiser, likelihood(piece), Cholesky())(x, torch.tensor(0.5).double())
+    broken, _ = trajectory("gaussian", True)
+    assert isinstance(broken, ShardedWindows)
+    if rank == count - 1:
+        broken.windows.weights.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="not finite"):  # on all processes
+        DDIM(2)(broken, torch.ones(len(broken.piece), STATE).double())
     save_file(costs(Wire()), folder / f"costs-{rank}.safetensors")
     if rank == 0:
         save_file(found, folder / "samples.safetensors")
@@ -254,6 +265,46 @@ def test_only_halos_are_sent(results: Path) -> None:
         states, numbers = cost["guided"].tolist()
         assert states == 4 * borders * border
         assert 0 < numbers <= 32 * MEMBERS * 8
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A group of this process."""
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+def test_what_needs_whole_trajectories_refuses_pieces() -> None:
+    denoiser, piece = trajectory("gaussian", True)
+    y, x = likelihood(piece), torch.ones(LENGTH, STATE).double()
+    wholes = (AdaptiveODE(), DAPS(4, likelihood=y), TDS(4, likelihood=y))
+    for integrator in wholes:
+        for some in (denoiser, MMPS(denoiser, y), Switched(denoiser, denoiser, level=1.0)):
+            with pytest.raises(ValueError, match="needs whole trajectories, got a denoiser of a"):
+                integrator(some, x)
+    V = denoiser.posterior(x, torch.tensor(0.5).double()).covariance
+    with pytest.raises(ValueError, match="expected a whole operator"):
+        root_product(V, x, 2)
+
+
+@pytest.mark.usefixtures("alone")
+def test_sources_of_states_go_on_where_they_were() -> None:
+    states: list[State] = []
+    for saved in (None, 1):
+        denoiser, _ = trajectory("network", True)
+        sources = [[torch.Generator().manual_seed(i) for i in range(LENGTH)]]
+        sampler = DPMSolverSDE(4)
+        noise = sampler.noise(denoiser, (1,), generator=sources, dtype=torch.float64)
+        start = noise if saved is None else states[saved]
+        found = sampler(denoiser, start, generator=sources, callback=states.append)
+        if saved is None:
+            expected = found
+    assert torch.equal(found, expected)
+    with pytest.raises(ValueError, match="as many generators"):
+        sampler(denoiser, states[1], generator=[sources[0][1:]])
 
 
 def test_pieces_may_be_smaller_than_halos() -> None:
