@@ -5,6 +5,36 @@ A :class:`Map` takes fields of shape :math:`(*, in)` to fields of shape :math:`(
 are called on fields, ``A(x)`` and ``A.adjoint(y)``, and combined by ``A @ B``, ``A + B``, ``2.0 *
 A`` and ``A.T``. Solvers are objects, called on an operator and a right-hand side.
 
+A map of what is here:
+
+- *element by element*: :class:`Identity`, :class:`Zero`, :class:`Scaling`, :class:`Diagonal`;
+- *selections*: :class:`Mask`, :class:`Gather`, :class:`WeightedGather`, :class:`AxisGather`,
+  :class:`Slice`, :class:`Pad`, :class:`Permute`, :class:`Reshape`;
+- *matrices and functions*: :class:`Dense`, :class:`Sparse`, :class:`Mix` (along one axis),
+  :class:`LinearFunction`, :class:`Jacobian`, :class:`Nonlinear` (a :class:`Map`);
+- *grids*: :class:`Coarsen`, :class:`Convolution`, :class:`Interpolate`, :class:`Gradient`,
+  :class:`Divergence`, :class:`Laplacian`, :class:`TimeInterpolate`, :class:`TimeWindow`,
+  :class:`LineIntegrals`, :class:`Radon`;
+- *spectra*: :class:`Fourier`, :class:`Hartley`, :class:`SphericalHarmonics`;
+- *the sphere*: :class:`SphereGradient`, :class:`SphereDivergence`, :class:`SphereLaplacian`,
+  :class:`SphereMatern`, :func:`unit_vectors`;
+- *combinations*: ``A @ B`` (:class:`Composition`), ``A + B`` (:class:`Sum`), ``2.0 * A``
+  (:class:`Scaled`), ``A.T`` (:class:`Adjoint`), ``A**2`` (:class:`Power`), ``A.inverse()``
+  (:class:`Inverse`), ``A.pseudo_inverse()`` (:class:`PseudoInverse`), :class:`Stack`,
+  :class:`Concatenate`, :class:`BlockDiagonal`, :class:`Kronecker`, and :class:`Fields`, states of
+  several fields, whose parts are restrictions (:class:`Restrict`);
+- *covariances*: :class:`Isotropic`, :class:`LowRankPlusDiagonal`, :class:`Eigenbasis`,
+  :class:`Factored`, :class:`Stationary`, :class:`SphericalStationary`, :class:`KernelCovariance`,
+  :class:`Ensemble` (localised by :func:`gaspari_cohn`), :class:`TweedieCovariance`,
+  :class:`InnovationCovariance`; :func:`estimate_diagonal` and :func:`root_product` of large ones;
+- *solvers* (each a :class:`Solver`, which gives a :class:`Solution` or a
+  :class:`ConvergenceWarning`): :class:`CG`, :class:`MINRES`, :class:`GMRES`, :class:`Cholesky`,
+  :class:`Direct`, and for least squares :class:`LSMR`, :class:`LSQR`;
+- *preconditioners* (each a :class:`Preconditioner`): :class:`Jacobi`, :class:`Nystrom`,
+  :class:`PivotedCholesky`, :class:`Surrogate`;
+- *plain data*: :func:`build`, :func:`register`. An operator of your own is a subclass of
+  :class:`Operator`.
+
 Example:
     >>> import torch
     >>> A = Mask(torch.tensor([True, False, True])) @ Diagonal(torch.tensor([1.0, 2.0, 3.0]))

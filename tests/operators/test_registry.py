@@ -1,6 +1,7 @@
 """Operators are made from plain data, and give them back."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,11 @@ def test_every_public_operator_is_registered_or_cannot_be_data() -> None:
         if isinstance(cls := getattr(operators, name), type) and issubclass(cls, Operator)
     }
     assert public - registered().keys() == WITHOUT_DATA
+
+
+def test_the_map_of_the_package_is_complete() -> None:
+    named = re.findall(r":(?:class|func):`(\w+)`", operators.__doc__ or "")
+    assert set(operators.__all__) == set(named)
 
 
 def test_yaml_written_by_hand_makes_an_operator() -> None:
