@@ -107,6 +107,10 @@ class Convolution(Operator):
         if self._direct:
             if self._unpadded:
                 return self._correlated(y, self.kernel, self._centre)
+            if self.boundary == "periodic":  # a correlation, periodic as well
+                return self._correlated(
+                    pad(y, self._centre, self._before, "periodic"), self.kernel
+                )
             wide = self._correlated(y, self.kernel, ends)
             return fold(wide, self._before, self._centre, self.boundary)
         if self.boundary == "periodic":
