@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .base import Operator
 
-__all__ = ["as_scalar", "as_target", "common_dtype"]
+__all__ = ["as_scalar", "as_single", "as_target", "common_dtype", "real"]
 
 
 def common_dtype(operators: tuple[Operator, ...]) -> torch.dtype | None:
@@ -49,6 +49,37 @@ def as_scalar(value: Any) -> float | Tensor | None:
     if isinstance(value, Tensor) and value.ndim > 2 and value.shape[-2:] == (1, 1):
         return value[..., 0, 0]
     return None
+
+
+def as_single(x: Tensor) -> Tensor:
+    r"""A tensor in single precision if it is of half, which Fourier transforms on a CPU refuse.
+
+    Arguments:
+        x: The tensor.
+
+    Example:
+        >>> as_single(torch.ones(1).bfloat16()).dtype
+        torch.float32
+    """
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def real(x: Tensor, operator: Operator) -> Tensor:
+    r"""A field, checked to be real.
+
+    Arguments:
+        x: The field.
+        operator: The operator that takes it.
+
+    Raises:
+        TypeError: If it is complex.
+    """
+    if x.is_complex():
+        raise TypeError(
+            f"expected a real field for {operator!r}, got {x.dtype}; transform its real and "
+            "imaginary parts, or pairs of them by Fourier(..., complex_input=True)"
+        )
+    return x
 
 
 def as_target(*args: Any, **kwargs: Any) -> tuple[torch.dtype | None, torch.device | None]:

@@ -118,6 +118,10 @@ class Coarsen(Operator):
             (i, r), (j, c) = self.shares
             x = spread_axis(y, j, c, y.new_zeros(*y.shape[:-1], columns), -1)
             return spread_axis(x, i, r, x.new_zeros(*y.shape[:-2], rows, columns), -2)
+        if y.is_complex():
+            f, g = self._blocks
+            blocks = y[..., :, None, :, None].expand(*y.shape[:-1], f, y.shape[-1], g)
+            return blocks.reshape(*y.shape[:-2], rows, columns)
         fine = functional.interpolate(y.reshape(1, -1, *y.shape[-2:]), size=(rows, columns))
         return fine.reshape(*y.shape[:-2], rows, columns)
 

@@ -17,7 +17,7 @@ from torch import Size, Tensor
 from . import dense
 from .external import LinearOperator, to_linear_operator
 from .shapes import broadcast, flatten
-from .tree import Replant, differentiable, replace, tensors
+from .tree import Replant, differentiable, fields, replace, tensors
 
 if TYPE_CHECKING:
     from .base import Operator
@@ -125,6 +125,10 @@ class Columns(LinearOperator):
         if func is torch.linalg.solve and isinstance(args[0], Columns):
             return dense.solve_columns(cast("Operator", args[0]), *args[1:], **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: not what is computed from it, and kept."""
+        return dict(fields(self))
 
     def _own_dtype(self) -> torch.dtype | None:
         found = next((a.dtype.to_real() for a in tensors(self) if differentiable(a)), None)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .arguments import as_single
 from .base import Operator
 from .pad import Boundary, check_boundary, fold, pad
 from .registry import register
@@ -141,7 +142,7 @@ class Convolution(Operator):
             return self._transform()
 
     def _transform(self) -> Tensor:
-        kernel = self.kernel
+        kernel = as_single(self.kernel)
         if self.boundary == "periodic":  # the centre goes to the origin
             ends = [n - m for n, m in zip(self.grid, kernel.shape, strict=True)]
             kernel = pad(kernel, [0] * len(ends), ends, "zero")
@@ -169,10 +170,11 @@ class Convolution(Operator):
     def _filtered(self, x: Tensor, spectrum: Tensor) -> Tensor:
         if not x.numel():  # an empty batch, which MKL refuses to transform
             return x.new_zeros(*x.shape[: -self.kernel.ndim], *self._lengths)
-        x = x.to(torch.promote_types(x.dtype, self.kernel.dtype))
+        dtype = torch.promote_types(x.dtype, self.kernel.dtype)
+        x = as_single(x.to(dtype))
         product = torch.fft.rfftn(x, s=self._lengths, dim=self._axes) * spectrum
         result: Tensor = torch.fft.irfftn(product, s=self._lengths, dim=self._axes)
-        return result
+        return result.to(dtype)
 
     def _cropped(self, x: Tensor, start: Sequence[int]) -> Tensor:
         for axis, a, n in zip(self._axes, start, self.grid, strict=True):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .arguments import as_single, real
 from .base import Operator
 from .registry import register
 from .shapes import as_size
@@ -87,22 +88,23 @@ class Fourier(Operator):
     def forward(self, x: Tensor) -> Tensor:
         if not x.numel():
             return x.new_zeros(*x.shape[: x.ndim - len(self.in_shape)], *self.out_shape)
-        z = torch.view_as_complex(x.contiguous()) if self.complex_input else x
+        wide = as_single(real(x, self))
+        z = torch.view_as_complex(wide.contiguous()) if self.complex_input else wide
         z = torch.fft.fftn(z, dim=self._dims, norm="ortho")
         if self.indices is not None:
             z = z.flatten(-self.axes).index_select(-1, self.indices)
-        return torch.view_as_real(z)
+        return torch.view_as_real(z).to(x.dtype)
 
     def adjoint(self, y: Tensor) -> Tensor:
         self._check(y, self.out_shape)
         if not y.numel():
             return y.new_zeros(*y.shape[: y.ndim - len(self.out_shape)], *self.in_shape)
-        z = torch.view_as_complex(y.contiguous())
+        z = torch.view_as_complex(as_single(real(y, self)).contiguous())
         if self.indices is not None:
             full = z.new_zeros(*z.shape[:-1], self.grid.numel())
             z = full.index_add_(-1, self.indices, z).reshape(*z.shape[:-1], *self.grid)
         z = torch.fft.ifftn(z, dim=self._dims, norm="ortho")
-        return torch.view_as_real(z) if self.complex_input else z.real
+        return (torch.view_as_real(z) if self.complex_input else z.real).to(y.dtype)
 
     @property
     def _dims(self) -> list[int]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .arguments import as_single, real
 from .base import Operator
 from .registry import register
 
@@ -53,8 +54,8 @@ class Hartley(Operator):
         if not x.numel():
             return x  # transforms of nothing are refused by some backends
         axes = tuple(range(-len(self.in_shape), 0))
-        z: Tensor = torch.fft.fftn(x, dim=axes, norm="ortho")
-        return z.real - z.imag
+        z: Tensor = torch.fft.fftn(as_single(real(x, self)), dim=axes, norm="ortho")
+        return (z.real - z.imag).to(x.dtype)
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self(y)

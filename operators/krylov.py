@@ -52,7 +52,7 @@ class System:
         size = self.length(self.b)
         # Tensors, since numbers become tensors anew in each operation.
         self.zero, self.one = size.new_zeros(()), size.new_ones(())
-        self.nonzero = size > 0
+        self.nonzero = size != 0  # what isn't a number included, which nothing solves
         self.size = torch.where(self.nonzero, size, self.one)
         self.tolerance = max(rtol, 8 * self.eps) if rtol else 0.0
         self.limit = (self.tolerance * self.size).square()

@@ -46,8 +46,9 @@ class Problem:
         self.b = self.flatten(b, A.out_shape)
         gradient = self.adjoint(self.b)
         self.size = length(gradient)
-        self.nonzero = self.size > 0
-        self.divisor = torch.where(self.nonzero, self.size, 1.0)
+        self.nonzero = self.size != 0  # what isn't a number included, which nothing solves
+        divisor = torch.where(self.nonzero, self.size, 1.0)
+        self.divisor = torch.where(divisor < torch.inf, divisor, torch.nan)
         self.floor = 8 * self.eps * length(self.b) / self.divisor
         self.x, self.r = torch.zeros_like(gradient), self.b
         if x0 is not None:

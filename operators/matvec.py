@@ -51,5 +51,6 @@ def cholesky_solve(factor: Tensor, b: Tensor) -> Tensor:
     if factor.ndim > 2:
         x: Tensor = torch.cholesky_solve(b[..., None], factor)
         return x[..., 0]
-    columns: Tensor = torch.cholesky_solve(b.reshape(-1, b.shape[-1]).mT, factor)
+    rows = b.reshape(b.shape[:-1].numel(), b.shape[-1])
+    columns: Tensor = torch.cholesky_solve(rows.mT, factor)
     return columns.mT.reshape(b.shape)

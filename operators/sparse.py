@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arguments import as_single
 from .base import Operator
 from .registry import register
 from .shapes import as_size, flatten, unflatten
@@ -82,13 +83,14 @@ class Sparse(Operator):
             matrix = self._transposed_rows() if transposed else self._compressed_rows()
         else:
             matrix = self._kept_transpose if transposed else self._kept
-        if x.dtype != matrix.dtype:
-            common = torch.promote_types(x.dtype, matrix.dtype)
-            x, matrix = x.to(common), matrix.to(common)
+        dtype = torch.promote_types(x.dtype, matrix.dtype)
+        x = as_single(x.to(dtype))
+        if matrix.dtype != x.dtype:
+            matrix = matrix.to(x.dtype)
         if x.ndim == 1:
-            return matrix @ x
+            return (matrix @ x).to(dtype)
         columns = x.reshape(-1, x.shape[-1]).mT
-        return (matrix @ columns).mT.reshape(*x.shape[:-1], matrix.shape[0])
+        return (matrix @ columns).mT.reshape(*x.shape[:-1], matrix.shape[0]).to(dtype)
 
     @cached_property
     def _kept(self) -> Tensor:

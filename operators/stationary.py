@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .arguments import as_single
 from .base import Operator
 from .dense import white
 from .eigenbasis import Eigenbasis
@@ -174,9 +175,10 @@ class Stationary(Operator):
         """The product with the operator of another spectrum, the result cut to the grid."""
         if not x.numel():  # transforms of nothing are refused by some backends
             return x * spectrum.sum(self._axes, keepdim=True)
-        half = spectrum[..., : self.torus[-1] // 2 + 1]
-        z = torch.fft.rfftn(x, s=self.torus, dim=self._axes) * half
+        half = as_single(spectrum)[..., : self.torus[-1] // 2 + 1]
+        z = torch.fft.rfftn(as_single(x), s=self.torus, dim=self._axes) * half
         y: Tensor = torch.fft.irfftn(z, s=self.torus, dim=self._axes)
+        y = y.to(torch.promote_types(x.dtype, spectrum.dtype))
         for axis, n in zip(self._axes, self.in_shape, strict=True):
             y = y.narrow(axis, 0, n)
         return y

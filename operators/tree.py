@@ -18,12 +18,13 @@ from torch import Tensor
 
 from .external import LinearOperator
 
-__all__ = ["Replant", "convert", "nodes", "replace", "tensors"]
+__all__ = ["Replant", "convert", "fields", "nodes", "replace", "tensors"]
 
 T = TypeVar("T")
 
 
-def _fields(node: object) -> Iterator[tuple[str, Any]]:
+def fields(node: object) -> Iterator[tuple[str, Any]]:
+    """The attributes of an operator, but for what is computed from them and kept."""
     for name, value in vars(node).items():
         if name != "_memoize_cache" and not isinstance(
             getattr(type(node), name, None), cached_property
@@ -48,7 +49,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
         for item in value:
             yield from tensors(item)
     elif hasattr(value, "in_shape"):
-        for _, item in _fields(value):
+        for _, item in fields(value):
             yield from tensors(item)
     elif isinstance(value, LinearOperator):
         yield from value.representation()
@@ -70,7 +71,7 @@ def nodes(value: Any) -> Iterator[Any]:
             yield from nodes(item)
     elif hasattr(value, "in_shape"):
         yield value
-        for _, item in _fields(value):
+        for _, item in fields(value):
             yield from nodes(item)
 
 
@@ -107,7 +108,7 @@ def replace(
     elif hasattr(value, "in_shape"):
         result = object.__new__(type(value))
         result.__dict__.update(
-            {name: replace(item, function, visit, done) for name, item in _fields(value)}
+            {name: replace(item, function, visit, done) for name, item in fields(value)}
         )
         if visit is not None:
             visit(result)
