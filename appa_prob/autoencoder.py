@@ -87,9 +87,9 @@ class StandardisedAutoencoder(nn.Module, ABC):
 
         Arguments:
             x: Standardised states, with shape :math:`(*, C, H, W)`.
-            noise: What is added to the latents before they are decoded, in units of their
-                standard deviation over the batch, with shape :math:`(B, c, h, w)`; states then
-                have shape :math:`(B, C, H, W)`.
+            noise: What is added to the latents before they are decoded, in units of the standard
+                deviation of each channel of each of them, with shape :math:`(B, c, h, w)`; states
+                then have shape :math:`(B, C, H, W)`.
 
         Returns:
             The reconstruction and the latents.
@@ -100,7 +100,7 @@ class StandardisedAutoencoder(nn.Module, ABC):
         z = self.encode(x)
         if noise is None:
             return self.decode(z), z
-        std = z.detach().std(dim=(0, -2, -1), keepdim=True)
+        std = z.detach().std(dim=(-2, -1), keepdim=True)
         return self.decode(z + std * noise), z
 
     def standardise(self, mean: Tensor, std: Tensor) -> None:

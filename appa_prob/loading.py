@@ -131,10 +131,15 @@ def read_ahead(
             batch_size=None,
             sampler=steps,
             num_workers=workers,
+            collate_fn=_as_they_are,
             pin_memory=torch.cuda.is_available(),
             **options,
         )
     )
+
+
+def _as_they_are(item: Any) -> Any:
+    return item  # where the default makes lists of tuples
 
 
 class _Rows(Dataset[Any]):

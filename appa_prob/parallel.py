@@ -163,7 +163,8 @@ def shard(module: nn.Module) -> None:
 
     for block in blocks(module):
         fully_shard(block)
-    fully_shard(module)
+    # By default those outside blocks would stay whole after a pass that no backward one follows.
+    fully_shard(module, reshard_after_forward=True)
 
 
 def gather(module: nn.Module, like: nn.Module) -> nn.Module:

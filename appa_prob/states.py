@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .catalogue import Catalogue
 from .dataset import open_dataset, read_states, select_period
+from .errors import UserError
 from .grid import Grid
 from .moments import SeasonalMoments
 from .parallel import share
@@ -197,9 +198,14 @@ class StandardisedStates:
 def streamed_statistics(states: States, harmonics: int) -> Statistics:
     r"""The climatology of states that need not fit in memory, in one pass, which ranks share.
 
+    What is absent at one time counts as absent always.
+
     Arguments:
         states: The states.
         harmonics: The number of harmonics of the seasonal cycle.
+
+    Raises:
+        UserError: If the times don't tell the seasons apart, or a channel has no variance.
     """
     moments = SeasonalMoments(states.shape, harmonics)
     for indices in states.parts(share(len(states))):
@@ -207,9 +213,17 @@ def streamed_statistics(states: States, harmonics: int) -> Statistics:
     weights = torch.as_tensor(states.grid.weights)
     channels = states.catalogue.channels
     partial = torch.tensor([channel.variable in states.partial for channel in channels])
-    return Statistics.from_moments(
+    found = Statistics.from_moments(
         moments.over_ranks(), weights, partial if states.partial else None
     )
+    for channel, scale in zip(channels, found.scale.tolist(), strict=True):
+        if not scale > 0:
+            what = "does not vary" if scale == 0 else "is absent at some time wherever one looks"
+            raise UserError(
+                f"{channel.variable} {what} in the period of training: leave it out, or choose "
+                "another period"
+            )
+    return found
 
 
 def _chunk(array: xr.DataArray) -> int:

@@ -154,10 +154,10 @@ def train_autoencoder(
     average = trainer.run(progress=progress)
     assert isinstance(average, Autoencoder)
     standardise_latents(average.to("cpu"), train)
-    if rank() > 0:
-        return average
-    metadata = {"config": config.model_dump(mode="json")}
-    save_tensors(Path(folder) / "autoencoder.safetensors", average.state_dict(), metadata)
+    if rank() == 0:
+        metadata = {"config": config.model_dump(mode="json")}
+        save_tensors(Path(folder) / "autoencoder.safetensors", average.state_dict(), metadata)
+    agree(True)  # which other ranks wait for, as the file may be read next
     return average
 
 

@@ -286,6 +286,22 @@ def test_statistics_of_a_stream_are_those_in_memory(stores: dict[int, Path]) -> 
     assert y.isfinite().all() and not y[:, sea, ~here].any()
 
 
+@pytest.mark.parametrize(
+    ("value", "message"), [(np.nan, "is absent at some time"), (273.15, "does not vary")]
+)
+def test_channels_that_say_nothing_are_refused(tmp_path: Path, value: float, message: str) -> None:
+    dataset = era5_like(states=5)
+    field = dataset["sea_surface_temperature"]
+    # As accumulated variables are at the first time.
+    dataset["sea_surface_temperature"] = field.where(dataset.time > dataset.time[0], value)
+    if np.isfinite(value):
+        dataset["sea_surface_temperature"][:] = value
+    write(dataset, tmp_path / "a.zarr", 1)
+    source = States(tmp_path / "a.zarr", Period(), VARIABLES, partial=["sea_surface_temperature"])
+    with pytest.raises(UserError, match=f"sea_surface_temperature {message}"):
+        streamed_statistics(source, 0)
+
+
 class Endless:
     """States that are made as they are read, for a measurement of memory."""
 
