@@ -14,6 +14,7 @@ from .base import Operator
 from .registry import register
 from .shapes import as_size
 from .sphere import row_areas
+from .transforms import holds
 
 __all__ = ["Coarsen"]
 
@@ -150,8 +151,8 @@ class Coarsen(Operator):
             return None
         like = self.shares[0][1] if self.weights is None else self.weights
         total = self._sums(like.new_ones(self.in_shape[-2:]))
-        negative = self.weights is not None and not bool((self.weights >= 0).all())
-        if negative or not bool((total > 0).all()):
+        negative = self.weights is not None and not holds(self.weights >= 0)
+        if negative or not holds(total > 0):
             raise ValueError("expected weights >= 0, some of them > 0 in every block")
         return 1 / total
 

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Columns"]
 
+# Not dtype.to_real(), which torch.compile doesn't know.
+REAL = {
+    torch.complex32: torch.float16,
+    torch.complex64: torch.float32,
+    torch.complex128: torch.float64,
+}
+
 
 class Columns(LinearOperator):
     """What :class:`Operator` owes to :class:`linear_operator.LinearOperator`."""
@@ -131,8 +138,8 @@ class Columns(LinearOperator):
         return dict(fields(self))
 
     def _own_dtype(self) -> torch.dtype | None:
-        found = next((a.dtype.to_real() for a in tensors(self) if differentiable(a)), None)
-        return self._dtype if found is None else found
+        found = next((a.dtype for a in tensors(self) if differentiable(a)), None)
+        return self._dtype if found is None else REAL.get(found, found)
 
     def _own_device(self) -> torch.device | None:
         return next((a.device for a in tensors(self)), None) or self._device

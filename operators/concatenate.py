@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 from torch import Tensor
 
 from .arguments import common_dtype
 from .base import Operator
 from .expressions import mirrored
+from .kept import kept
 from .registry import register
 from .scatter import adjoint_sum
 from .shapes import broadcast
@@ -66,7 +66,7 @@ class Concatenate(Operator):
             [block.adjoint(y) for block in self.blocks], [block.in_shape for block in self.blocks]
         )
 
-    @cached_property
+    @kept
     def _adjoints(self) -> tuple[Operator, ...]:
         """The adjoints of the operators, since sums of adjoints are made without copies."""
         return tuple(block.T for block in self.blocks)

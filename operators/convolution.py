@@ -3,7 +3,6 @@ r"""Convolutions: blurs, point spread functions, smoothing."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn import functional
 
 from .arguments import as_single
 from .base import Operator
+from .kept import kept
 from .pad import Boundary, check_boundary, fold, pad
 from .registry import register
 from .shapes import as_size
@@ -136,7 +136,7 @@ class Convolution(Operator):
     def _spectrum(self) -> Tensor:
         return self._transform() if self.kernel.requires_grad else self._kept
 
-    @cached_property
+    @kept
     def _kept(self) -> Tensor:
         with torch.inference_mode(False):
             return self._transform()

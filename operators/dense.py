@@ -15,6 +15,7 @@ from torch import Size, Tensor
 
 from .matvec import cholesky_solve, matvec
 from .shapes import flatten, unflatten
+from .transforms import holds, transformed
 
 if TYPE_CHECKING:
     from .base import Operator
@@ -103,7 +104,7 @@ def symmetric_matrix(operator: Operator, purpose: str, limit: float = LIMIT) -> 
     dense = matrix(operator)
     gap = (dense - dense.mT).abs().amax(dim=(-2, -1)) if columns else dense.sum(dim=(-2, -1))
     scale = dense.abs().amax(dim=(-2, -1)) if columns else gap
-    if bool((gap > torch.finfo(dense.dtype).eps ** 0.5 * scale).any()):
+    if not holds(~(gap > torch.finfo(dense.dtype).eps ** 0.5 * scale)):
         raise ValueError(
             f"{purpose} needs a symmetric matrix, but {operator!r} is declared symmetric and "
             "isn't (entries differ from their mirror images by up to "
@@ -127,6 +128,8 @@ def cholesky(operator: Operator, purpose: str, limit: float = LIMIT) -> Tensor:
     """
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(symmetric_matrix(operator, purpose, limit))
+    if transformed():
+        return torch.where((info == 0)[..., None, None], factor, torch.nan)
     if bool(info.any()):
         raise ValueError(
             f"{purpose} needs a positive definite operator, but {operator!r} isn't one; add a "
@@ -158,6 +161,8 @@ def root(operator: Operator, purpose: str) -> Tensor:
     dense = symmetric_matrix(operator, purpose)
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(dense)
+    if transformed():
+        return torch.where((info == 0)[..., None, None], factor, torch.nan)
     if not bool(info.any()):
         return factor
     finite = bool(dense.isfinite().all())

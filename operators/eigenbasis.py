@@ -12,6 +12,7 @@ from .dense import LIMIT, white
 from .matvec import matvec
 from .registry import register
 from .shapes import broadcast, over
+from .transforms import holds
 
 __all__ = ["Eigenbasis"]
 
@@ -53,7 +54,7 @@ class Eigenbasis(Operator):
                 f"inputs of {basis!r}, got {tuple(eigenvalues.shape)}"
             )
         rest = torch.as_tensor(rest, dtype=eigenvalues.dtype, device=eigenvalues.device)
-        if not bool((eigenvalues >= 0).all() and (rest >= 0).all()):
+        if not (holds(eigenvalues >= 0) and holds(rest >= 0)):
             raise ValueError("expected eigenvalues >= 0, got negative ones or NaN")
         batch = broadcast(eigenvalues.shape[:cut], rest.shape, basis.batch_shape)
         super().__init__(basis.out_shape, basis.out_shape, batch_shape=batch)
@@ -96,9 +97,7 @@ class Eigenbasis(Operator):
         return inner + (self.remaining * self.rest.log() if self.remaining else 0.0)
 
     def _check_definite(self, purpose: str) -> None:
-        if not bool((self.eigenvalues > 0).all()) or (
-            self.remaining and not bool((self.rest > 0).all())
-        ):
+        if not holds(self.eigenvalues > 0) or (self.remaining and not holds(self.rest > 0)):
             raise ValueError(
                 f"{purpose} needs eigenvalues > 0, also of what the basis leaves out; add a "
                 "multiple of Identity"

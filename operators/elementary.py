@@ -3,15 +3,16 @@ r"""Zero, identity, scalings and diagonals: operators that act element by elemen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Size, Tensor
 
 from .base import Operator
 from .dense import white
+from .kept import kept
 from .registry import register
 from .shapes import broadcast, flatten, over
+from .transforms import holds
 
 __all__ = ["Diagonal", "Identity", "Isotropic", "Scaling", "Zero"]
 
@@ -175,17 +176,17 @@ class Scaling(Operator):
     def _tensor(self) -> Tensor:
         return torch.as_tensor(self.scale, dtype=self.dtype, device=self.device)
 
-    @cached_property
+    @kept
     def _invertible(self) -> bool:
-        return bool((self._tensor != 0).all())
+        return holds(self._tensor != 0)
 
-    @cached_property
+    @kept
     def _nonnegative(self) -> bool:
-        return bool((self._tensor >= 0).all())
+        return holds(self._tensor >= 0)
 
-    @cached_property
+    @kept
     def _positive(self) -> bool:
-        return bool((self._tensor > 0).all())
+        return holds(self._tensor > 0)
 
     def _diagonal(self) -> Tensor:
         return self._tensor[..., None].expand(*self.batch_shape, self.shape[-1])
@@ -272,17 +273,17 @@ class Diagonal(Operator):
             raise ValueError("logdet needs variances > 0, got a diagonal with other entries")
         return self._diagonal().log().sum(-1)
 
-    @cached_property
+    @kept
     def _invertible(self) -> bool:
-        return bool((self.entries != 0).all())
+        return holds(self.entries != 0)
 
-    @cached_property
+    @kept
     def _nonnegative(self) -> bool:
-        return bool((self.entries >= 0).all())
+        return holds(self.entries >= 0)
 
-    @cached_property
+    @kept
     def _positive(self) -> bool:
-        return bool((self.entries > 0).all())
+        return holds(self.entries > 0)
 
     def _diagonal(self) -> Tensor:
         return flatten(self.entries, self.in_shape)

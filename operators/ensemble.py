@@ -13,6 +13,7 @@ from .dense import white
 from .registry import register
 from .selection import Gather
 from .shapes import flatten, unflatten
+from .transforms import holds
 from .weighted import WeightedGather
 
 __all__ = ["Ensemble"]
@@ -82,7 +83,7 @@ class Ensemble(Operator):
                 f"expected a correlation of the type of the factor, {factor.dtype}, got "
                 f"{correlation.dtype}; convert one with .to(dtype)"
             )
-        if not bool((diagonal >= 0).all()):
+        if not holds(diagonal >= 0):
             raise ValueError("expected a diagonal of variances >= 0, got negative entries or NaN")
         super().__init__(event, event)
         self.factor, self.variances, self.correlation = factor, diagonal, correlation

@@ -7,7 +7,6 @@ which simplify them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -17,9 +16,11 @@ from .arguments import common_dtype
 from .base import Operator
 from .dense import LIMIT, draw
 from .elementary import Diagonal, Scaling
+from .kept import kept
 from .registry import register
 from .scatter import add_multiple, adjoint_sum
 from .shapes import broadcast, over
+from .transforms import holds
 
 __all__ = ["Adjoint", "Composition", "Scaled", "Sum"]
 
@@ -200,7 +201,7 @@ class Scaled(Operator):
         return self.operator.scatters
 
     def solve(self, b: Tensor) -> Tensor:
-        if not bool((self._scales != 0).all()):
+        if not holds(self._scales != 0):
             raise ValueError(f"solve needs a scale other than 0, got {self.scale}")
         return self.operator.solve(b) / over(self.scale, self.in_shape)
 
@@ -227,10 +228,10 @@ class Scaled(Operator):
             and mirrored((self.operator,), (other.operator,))
         )
 
-    @cached_property
+    @kept
     def positive(self) -> bool:
         """Whether all numbers are positive."""
-        return bool((self._scales > 0).all())
+        return holds(self._scales > 0)
 
     @property
     def _scales(self) -> Tensor:

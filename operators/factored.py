@@ -13,6 +13,7 @@ from .dense import cholesky, white
 from .matvec import cholesky_solve, matvec
 from .registry import register
 from .shapes import as_size, flatten, unflatten
+from .transforms import holds
 
 __all__ = ["Factored"]
 
@@ -51,7 +52,7 @@ class Factored(Operator):
                 f"expected a factor of shape (*, n, n) for events of {event.numel()} elements, "
                 f"got {tuple(factor.shape)}"
             )
-        if not bool((factor.diagonal(dim1=-2, dim2=-1) > 0).all()):
+        if not holds(factor.diagonal(dim1=-2, dim2=-1) > 0):
             raise ValueError("expected a factor with a positive diagonal, got other entries")
         super().__init__(event, event, batch_shape=factor.shape[:-2])
         self.factor = factor.tril()

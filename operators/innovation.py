@@ -3,7 +3,6 @@ r"""The covariance of what is observed."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from .arguments import common_dtype
 from .base import Operator
 from .dense import LIMIT, draw
+from .kept import kept
 from .matvec import matvec
 from .registry import register
 from .selection import Gather, Mask
@@ -87,7 +87,7 @@ class InnovationCovariance(Operator):
         """
         return self.H.forward(lifted) + self.R.forward(u)
 
-    @cached_property
+    @kept
     def gain(self) -> Tensor:
         r"""The dense matrix :math:`H V`, with shape :math:`(*, n, in)`, for a symmetric
         :math:`V`; see :meth:`Operator.cross`."""
@@ -104,7 +104,7 @@ class InnovationCovariance(Operator):
         lifted = matvec(rows.mT, flatten(u, self.out_shape).to(rows))
         return lifted.reshape(*lifted.shape[:-1], *self.H.in_shape)
 
-    @cached_property
+    @kept
     def factor(self) -> tuple[Tensor, Tensor]:
         r"""The lower Cholesky factor of the dense matrix, in double precision where the device
         has it, and :math:`0` where the matrix is positive definite, else the row at which it

@@ -25,6 +25,7 @@ from .reorder import Permute, Reshape
 from .shapes import over
 from .solution import Solver
 from .stack import BlockDiagonal
+from .transforms import holds
 from .tree import differentiable, tensors
 
 __all__ = ["Inverse", "inverse"]
@@ -170,7 +171,7 @@ def inverse(operator: Operator, solver: Solver | None = None) -> Operator:
 
 def reciprocal(c: float | Tensor) -> float | Tensor:
     """The reciprocals of numbers, none of which may be 0."""
-    if not bool((torch.as_tensor(c) != 0).all()):
+    if not holds(torch.as_tensor(c) != 0):
         raise ValueError(
             "expected no zeros to be inverted, got some; add a small multiple of Identity, or "
             "take the pseudo-inverse"

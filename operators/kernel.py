@@ -3,7 +3,6 @@ r"""Covariances from a kernel and the coordinates of points."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from .base import Operator
 from .dense import LIMIT
+from .kept import kept
 from .registry import register
 from .selection import Gather, Mask
 from .shapes import as_size, flatten, unflatten
@@ -116,7 +116,7 @@ class KernelCovariance(Operator):
         else:
             yield self._whole
 
-    @cached_property
+    @kept
     def _whole(self) -> Tensor:
         return self.rows(slice(None))
 

@@ -3,7 +3,6 @@ r"""Covariances from a few factors, such as those of an ensemble."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Size, Tensor
@@ -11,9 +10,11 @@ from torch import Size, Tensor
 from .base import Operator
 from .dense import white
 from .factor_analysis import factor_analysis
+from .kept import kept
 from .matvec import cholesky_solve, matvec
 from .registry import register
 from .shapes import broadcast, flatten, unflatten
+from .transforms import holds
 
 __all__ = ["LowRankPlusDiagonal"]
 
@@ -55,7 +56,7 @@ class LowRankPlusDiagonal(Operator):
                 "expected a factor of shape (*, rank, *event) and a diagonal of shape (*, *event) "
                 f"with {ndim} event axes, got {tuple(factor.shape)} and {tuple(diagonal.shape)}"
             )
-        if not bool((diagonal >= 0).all()):
+        if not holds(diagonal >= 0):
             raise ValueError("expected a diagonal of variances >= 0, got negative entries or NaN")
         batch = broadcast(factor.shape[: first - 1], diagonal.shape[:cut])
         super().__init__(event, event, batch_shape=batch)
@@ -152,15 +153,15 @@ class LowRankPlusDiagonal(Operator):
         rows = H.adjoint(unflatten(eye, H.out_shape)) * self.variances
         return rows + unflatten(low, self.in_shape)
 
-    @cached_property
+    @kept
     def _positive(self) -> Tensor:
-        if not bool((self.variances > 0).all()):
+        if not holds(self.variances > 0):
             raise ValueError(
                 "solve and logdet need a diagonal > 0, got zeros; add a small multiple of Identity"
             )
         return self.variances
 
-    @cached_property
+    @kept
     def _capacitance(self) -> Tensor:
         """The lower Cholesky factor of C."""
         whitened = self._flat / flatten(self._positive, self.in_shape)[..., None, :].sqrt()

@@ -9,8 +9,6 @@ and block by block for block diagonals. Selections of distinct elements have :ma
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -19,6 +17,7 @@ from .dense import LIMIT
 from .elementary import Diagonal, Identity, Scaling, Zero
 from .expressions import Scaled, enclosed, mirrored, typed
 from .inverse import Inverse, by_parts
+from .kept import kept
 from .leastsquares import LeastSquaresSolver
 from .matrices import Dense
 from .registry import register
@@ -76,7 +75,7 @@ class PseudoInverse(Operator):
             return self.solver(self.operator.T, y).value
         return self._dense.adjoint(y)
 
-    @cached_property
+    @kept
     def _dense(self) -> Dense:
         matrix: Tensor = torch.linalg.pinv(self.operator.to_dense())
         return Dense(matrix, self.in_shape, self.out_shape)

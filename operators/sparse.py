@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from .arguments import as_single
 from .base import Operator
+from .kept import kept
 from .registry import register
 from .shapes import as_size, flatten, unflatten
 
@@ -61,7 +61,8 @@ class Sparse(Operator):
         # Products with 32-bit indices take a third of the time.
         small = max(rows, columns, entries.values().numel()) < 2**31
         i, j = entries.indices().to(torch.int32 if small else torch.int64)
-        self.rows, self.columns, self.values = i, j, entries.values()
+        # Tensors of their own, since torch.compile fails at parts of sparse ones.
+        self.rows, self.columns, self.values = i.clone(), j.clone(), entries.values().clone()
 
     def forward(self, x: Tensor) -> Tensor:
         y = product(flatten(x, self.in_shape), self.values, self, False)
@@ -92,15 +93,15 @@ class Sparse(Operator):
         columns = x.reshape(-1, x.shape[-1]).mT
         return (matrix @ columns).mT.reshape(*x.shape[:-1], matrix.shape[0]).to(dtype)
 
-    @cached_property
+    @kept
     def _kept(self) -> Tensor:
         return self._compressed_rows()
 
-    @cached_property
+    @kept
     def _kept_transpose(self) -> Tensor:
         return self._transposed_rows()
 
-    @cached_property
+    @kept
     def _by_column(self) -> Tensor:
         return torch.sort(self.columns, stable=True).indices.to(self.columns.dtype)
 
@@ -166,6 +167,13 @@ class Product(torch.autograd.Function):
 
 def product(x: Tensor, values: Tensor, operator: Sparse, transposed: bool) -> Tensor:
     """The product of a sparse matrix, or of its transpose, with vectors."""
+    if torch.compiler.is_compiling():  # which traces neither sparse matrices nor the function
+        to, of = (
+            (operator.columns, operator.rows) if transposed else (operator.rows, operator.columns)
+        )
+        terms = x.index_select(-1, of) * values
+        size = operator.shape[-1 if transposed else -2]
+        return terms.new_zeros(*x.shape[:-1], size).index_add(-1, to, terms)
     # The bound method, since functions of torch take an operator for a tensor of its own kind.
     multiply = operator.multiplied
     y: Tensor = Product.apply(x, values, multiply, transposed)  # type: ignore[no-untyped-call]

@@ -14,6 +14,7 @@ from .eigenbasis import Eigenbasis
 from .hartley import Hartley
 from .registry import register
 from .shapes import as_size
+from .transforms import holds
 
 __all__ = ["Stationary"]
 
@@ -184,7 +185,7 @@ class Stationary(Operator):
         return y
 
     def _positive(self, purpose: str) -> Tensor:
-        if not bool((self.spectrum > 0).all()):
+        if not holds(self.spectrum > 0):
             raise ValueError(f"{purpose} needs a spectrum > 0; add a small multiple of Identity")
         return self.spectrum
 
@@ -192,11 +193,11 @@ class Stationary(Operator):
         """The spectrum without the negative values that rounding leaves."""
         allowed = _rounding(spectrum)
         mirror = spectrum.flip(self._axes).roll([1] * len(self._axes), self._axes)
-        if not bool(((spectrum - mirror).abs() <= 2 * allowed).all()):
+        if not holds((spectrum - mirror).abs() <= 2 * allowed):
             raise ValueError(
                 "expected a spectrum with one value for k and -k, in the order of fftn, got others"
             )
-        if not bool((spectrum >= -allowed).all()):
+        if not holds(spectrum >= -allowed):
             raise ValueError(
                 f"expected a spectrum >= 0, got {float(spectrum.min()):.1e} beside "
                 f"{float(spectrum.max()):.1e}: the function is no covariance on this torus; take "

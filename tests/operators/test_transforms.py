@@ -5,8 +5,23 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from appa_prob.operators import CG, GMRES, LSMR, LSQR, MINRES, Coarsen, Dense, Diagonal, Mask
+from appa_prob.operators import (
+    CG,
+    GMRES,
+    LSMR,
+    LSQR,
+    MINRES,
+    Coarsen,
+    Dense,
+    Diagonal,
+    Factored,
+    Isotropic,
+    LowRankPlusDiagonal,
+    Mask,
+    Operator,
+)
 from tests.operators.registered_cases import CASES
 
 F64 = torch.float64
@@ -68,3 +83,55 @@ def test_expressions_are_compiled_whole() -> None:
     product = torch.compile(lambda x: A.adjoint(A(x)), backend="aot_eager", fullgraph=True)
     x = torch.randn(8, 12, dtype=F64)
     torch.testing.assert_close(product(x), A.adjoint(A(x)))
+
+
+# Jacobians by second derivatives are graphs of their own, the spherical one counts by generators,
+# and the iterations of an inverse take their time to trace.
+NOT_COMPILED = {"batched_jacobian", "jacobian", "tweedie", "spherical_stationary", "inverse"}
+
+
+@pytest.mark.parametrize("name", sorted(CASES.keys() - NOT_COMPILED))
+def test_products_are_compiled_whole(name: str, generator: torch.Generator) -> None:
+    A, _ = CASES[name](generator)
+    x = torch.randn((*A.batch_shape, *A.in_shape), generator=generator, dtype=A.dtype)
+    torch.compiler.reset()
+    product = torch.compile(lambda x: A.adjoint(A(x)), backend="eager", fullgraph=True)
+    first = product(x)  # before anything is kept
+    torch.testing.assert_close(first, A.adjoint(A(x)))
+
+
+@pytest.mark.parametrize("make", [Dense, Factored, LowRankPlusDiagonal])
+def test_batches_of_covariances_are_mapped(make: Any) -> None:
+    M, b = torch.randn(5, 3, 3, dtype=F64), torch.randn(5, 3, dtype=F64)
+    V = M @ M.mT + torch.eye(3, dtype=F64)
+
+    def covariance(M: Tensor) -> Operator:
+        eye = torch.eye(3, dtype=F64)
+        V = M @ M.mT + eye
+        if make is Factored:
+            return Factored(torch.linalg.cholesky(V))
+        return Dense(V, symmetric=True) if make is Dense else LowRankPlusDiagonal(M.mT, eye.diag())
+
+    def score(M: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        A = covariance(M)
+        return A.solve(b), A.logdet()
+
+    solution, logdet = torch.func.vmap(score)(M, b)
+    torch.testing.assert_close(solution, torch.linalg.solve(V, b[..., None])[..., 0])
+    torch.testing.assert_close(logdet, torch.logdet(V))
+
+
+def test_mapped_factors_of_indefinite_matrices_are_not_numbers() -> None:
+    M = torch.stack((torch.eye(2), -torch.eye(2)))
+    logdet = torch.func.vmap(lambda M: Dense(M, symmetric=True).logdet())(M)
+    assert float(logdet[0]) == 0.0 and bool(logdet[1].isnan())
+
+
+def test_parameters_that_are_checked_are_mapped() -> None:
+    w, x = torch.rand(5, 4, 4, dtype=F64), torch.randn(5, 4, 4, dtype=F64)
+    means = torch.func.vmap(lambda w, x: Coarsen(2, (4, 4), w)(x))(w, x)
+    expected = torch.stack([Coarsen(2, (4, 4), w_)(x_) for w_, x_ in zip(w, x, strict=True)])
+    torch.testing.assert_close(means, expected)
+    variance = w[:, 0, 0] + 0.1
+    solved = torch.func.vmap(lambda s, x: Isotropic(s, (4, 4)).solve(x))(variance, x)
+    torch.testing.assert_close(solved, x / variance[:, None, None])
