@@ -11,6 +11,7 @@ from torch import Tensor
 from appa_prob.samplers import Denoiser, Integrator, Likelihood
 
 from .conditioning import sample_program
+from .prior_dependence import refuse_dependent_priors
 from .program import Program
 from .sites import Hold, read_parameters
 
@@ -32,6 +33,8 @@ class GivenFields:
         self.parameters = read_parameters(trace)
         self.program = Program(model, args, kwargs, values=self.parameters)
         self.fields: dict[str, Tensor] = {}
+        fields = [field.name for field in self.program.fields]
+        refuse_dependent_priors(self.program.trace, fields, list(self.parameters))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         names = [field.name for field in self.program.fields]

@@ -29,6 +29,11 @@ from appa_prob.operators.shapes import broadcast
 
 __all__ = ["Part", "dependent", "depends", "information", "split", "standardise"]
 
+VECTORS = (
+    torch.distributions.MultivariateNormal,
+    torch.distributions.LowRankMultivariateNormal,
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -47,7 +52,7 @@ class Part:
     @property
     def dense(self) -> bool:
         """Whether they are vectors with correlated errors."""
-        return isinstance(self.law, torch.distributions.MultivariateNormal)
+        return isinstance(self.law, VECTORS)
 
     @property
     def shape(self) -> Size:
@@ -209,6 +214,8 @@ def _canonical(law: Any, shape: Size) -> Any:
 
 def _scales(law: Any) -> Sequence[Tensor]:
     """What the covariance of a vector is made of."""
+    if isinstance(law, torch.distributions.LowRankMultivariateNormal):
+        return law._unbroadcasted_cov_factor, law._unbroadcasted_cov_diag
     lazy = getattr(law, "_covar", None)
     return (law._unbroadcasted_scale_tril,) if lazy is None else lazy.representation()
 

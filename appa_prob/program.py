@@ -12,6 +12,7 @@ from torch import Tensor
 from appa_prob.operators import Fields
 from appa_prob.samplers import Denoiser, Integrator, JointDenoiser
 
+from .prior_dependence import refuse_dependent_priors
 from .program_likelihood import ProgramLikelihood
 from .sites import Hold, read_sites
 
@@ -38,8 +39,9 @@ class Program:
 
     Raises:
         ValueError: If there is no field or no observed site, if an observed site doesn't depend on
-            a field, if another site is latent (and whether it is discrete), if there is a
-            subsample, or if shapes don't fit. The message names the site.
+            a field, if a prior depends on another field, if another site is latent (and whether
+            it is discrete), if there is a subsample, or if shapes don't fit. The message names
+            the site.
         TypeError: If the Fisher information of an observed site is not known.
 
     Example:
@@ -71,6 +73,8 @@ class Program:
         self.values = dict(values or {})
         trace = self.trace({})
         self.fields, names = read_sites(trace, self.values)
+        sites = [field.name for field in self.fields]
+        refuse_dependent_priors(self.trace, sites, sites)
         self.dtype, self.device = self.fields[0].prior.dtype, self.fields[0].prior.device
         self.deterministic = [
             name

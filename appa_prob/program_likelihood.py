@@ -13,7 +13,8 @@ from torch import Size, Tensor
 from appa_prob.operators import BlockDiagonal, Dense, Diagonal, Isotropic, Jacobian, Operator
 
 from .information import Part, standardise
-from .sites import log_density, read_dependence
+from .site_checks import log_density
+from .sites import read_dependence
 
 if TYPE_CHECKING:
     from .program import Program
@@ -31,6 +32,11 @@ class ProgramLikelihood:
     Arguments:
         program: The program.
         names: The names of the observed sites.
+
+    Attributes:
+        gaussian: Whether errors are Gaussian, with a covariance that doesn't depend on the state.
+        axes: The number of axes between those of states and of events with which the program is
+            run for many states at once; none if it is run for one after another.
     """
 
     def __init__(self, program: Program, names: Sequence[str]) -> None:
@@ -43,6 +49,11 @@ class ProgramLikelihood:
         values = [trace.nodes[name]["value"].to(program.dtype).flatten() for name in names]
         self.y = torch.cat(values)
         self.covariances = self._covariances(trace)
+        self.gaussian = all(
+            part.dense or (isinstance(part.law, torch.distributions.Normal) and found == ("loc",))
+            for site in self.sites
+            for part, found in site.parts(trace.nodes[site.name])
+        )
         self.axes: int | None = None
         self._vectorise(trace)
 
@@ -91,6 +102,8 @@ class ProgramLikelihood:
     def linear(self) -> bool:
         r"""Whether all sites are Gaussian with means that are linear in the state, so that
         linearisations are exact: seen at two random states."""
+        if not self.gaussian:
+            return False
         x = self.draw(2)
         residual, H, _ = self.linearize(x)
         return _close(residual[1], residual[0] - H.forward(x[1] - x[0])[0])

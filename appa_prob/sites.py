@@ -8,10 +8,8 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from pyro.util import check_site_shape
 from torch import Size, Tensor
 from torch.distributions import Independent
 
@@ -19,8 +17,9 @@ from appa_prob.samplers import CopiedDenoiser, Denoiser, Tempered
 
 from .diffusion_prior import DiffusionPrior
 from .information import Part, dependent, depends, split, standardise
+from .site_checks import check_observed, check_plate, log_density, refuse_latent
 
-__all__ = ["Field", "Hold", "Observed", "read_parameters", "read_sites"]
+__all__ = ["Field", "Hold", "Observed", "find_prior", "read_parameters", "read_sites"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +91,7 @@ class Hold(Messenger):
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["is_observed"] or msg["done"]:
             return
-        prior = _prior(msg["fn"])
+        prior = find_prior(msg["fn"])
         if msg["name"] in self.values:
             msg["value"], msg["done"] = self.values[msg["name"]], True
         elif prior is not None:
@@ -116,11 +115,11 @@ def read_sites(trace: Any, held: Mapping[str, Tensor]) -> tuple[list[Field], lis
         if node["type"] != "sample" or node["infer"].get("_deterministic"):
             continue
         if site_is_subsample(node):
-            _check_plate(name, node)
+            check_plate(name, node)
         elif node["is_observed"]:
-            _check_observed(name, node)
+            check_observed(name, node)
             observed.append(name)
-        elif _prior(node["fn"]) is not None:
+        elif find_prior(node["fn"]) is not None:
             fields.append(_field(name, node))
         elif name not in held:
             others.append(name)
@@ -130,7 +129,7 @@ def read_sites(trace: Any, held: Mapping[str, Tensor]) -> tuple[list[Field], lis
             f"{_names(others)}; programs without are for MCMC or SVI"
         )
     for name in others:
-        _refuse_latent(name, trace.nodes[name])
+        refuse_latent(name, trace.nodes[name])
     if not observed:
         raise ValueError(
             f"expected a program with an observed site beside {_names([f.name for f in fields])}, "
@@ -154,11 +153,11 @@ def read_parameters(trace: Any) -> dict[str, Tensor]:
             node["type"] != "sample"
             or node["is_observed"]
             or site_is_subsample(node)
-            or _prior(node["fn"]) is not None
+            or find_prior(node["fn"]) is not None
         ):
             continue
         if getattr(node["fn"].support, "is_discrete", False):
-            _refuse_latent(name, node)
+            refuse_latent(name, node)
         found[name] = node["value"].detach()
     if not found:
         raise ValueError(
@@ -202,17 +201,6 @@ def read_dependence(name: str, node: Mapping[str, Any], sources: list[Tensor]) -
     return Observed(name, names)
 
 
-def log_density(node: Mapping[str, Any]) -> Tensor:
-    r"""The logarithm of the density of a site, scaled and masked, with the shape of its batch.
-
-    Arguments:
-        node: The site, in a trace of the program.
-    """
-    density: Tensor = node["fn"].log_prob(node["value"])
-    density = scale_and_mask(density, node["scale"], node["mask"])
-    return density.expand(node["fn"].batch_shape)
-
-
 def _field(name: str, node: Mapping[str, Any]) -> Field:
     if node["mask"] is not None or isinstance(node["fn"], dist.MaskedDistribution):
         raise ValueError(
@@ -224,7 +212,7 @@ def _field(name: str, node: Mapping[str, Any]) -> Field:
         raise ValueError(
             f"site {name!r}: expected a DiffusionPrior with one scale > 0, got {node['scale']}"
         )
-    prior = _prior(node["fn"])
+    prior = find_prior(node["fn"])
     assert prior is not None
     shape = node["fn"].shape()
     copies = Size(shape[: len(shape) - len(prior.event_shape)])
@@ -236,55 +224,15 @@ def _field(name: str, node: Mapping[str, Any]) -> Field:
     return Field(name, prior, copies, power)
 
 
-def _prior(law: Any) -> DiffusionPrior | None:
+def find_prior(law: Any) -> DiffusionPrior | None:
+    r"""The diffusion prior within a law, if there is one.
+
+    Arguments:
+        law: The law of a site: independent and masked ones are opened.
+    """
     while isinstance(law, (Independent, dist.MaskedDistribution)):
         law = law.base_dist
     return law if isinstance(law, DiffusionPrior) else None
-
-
-def _check_plate(name: str, node: Mapping[str, Any]) -> None:
-    size, subsample = node["fn"].size, node["fn"].subsample_size
-    if subsample is not None and subsample != size:
-        raise ValueError(
-            f"plate {name!r}: expected all of {size} elements, got a subsample of {subsample}; a "
-            "posterior is conditioned on all data at once"
-        )
-
-
-def _check_observed(name: str, node: Any) -> None:
-    law, value = node["fn"], node["value"]
-    if isinstance(law, dist.Unit):
-        raise ValueError(
-            f"site {name!r}: expected an observed site with a distribution, got pyro.factor, of "
-            "which no linearisation is known; write it as an observation"
-        )
-    if value.shape != law.shape():
-        raise ValueError(
-            f"site {name!r}: expected an observation of shape {tuple(law.shape())}, that of its "
-            f"distribution, got {tuple(value.shape)}; declare independent numbers by a plate, or "
-            "by .to_event"
-        )
-    try:
-        node["log_prob"] = log_density(node)
-    except ValueError as error:
-        missing = " (some are NaN: see appa_prob.likelihoods.Missing)" * bool(value.isnan().any())
-        raise ValueError(f"site {name!r}: {error}{missing}") from error
-    # Pyro's own check of plates, whose errors name the site and the remedies.
-    check_site_shape(node, max_plate_nesting=len(law.batch_shape) + len(node["cond_indep_stack"]))
-
-
-def _refuse_latent(name: str, node: Mapping[str, Any]) -> None:
-    discrete = getattr(node["fn"].support, "is_discrete", False)
-    if discrete:
-        raise ValueError(
-            f"site {name!r} is discrete and latent, got {type(node['fn']).__name__}; condition on "
-            "each of its values, and weigh these, or make a mixture of the prior "
-            "(MixtureDenoiser)"
-        )
-    raise ValueError(
-        f"site {name!r} is latent, and neither a DiffusionPrior nor given a value, got "
-        f"{type(node['fn']).__name__}; fix it by values={{{name!r}: ...}}"
-    )
 
 
 def _weight(node: Mapping[str, Any]) -> Tensor | None:

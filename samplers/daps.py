@@ -61,6 +61,8 @@ class DAPS(Integrator):
         flow: The number of steps of the flow to :math:`\hat{x}`, each an evaluation.
         moves: The number of steps of the Markov chain, for likelihoods that are not linear.
         beta: The size :math:`\beta` in :math:`(0, 1]` of its steps.
+        iterations: The number of steps by Gauss and Newton from :math:`\hat{x}` towards the mode,
+            where such likelihoods are linearised; those of counts need one.
         solver: What solves systems of the size of the observation; by default
             :class:`~appa_prob.operators.CG`.
 
@@ -84,12 +86,16 @@ class DAPS(Integrator):
     flow: int = field(default=1, kw_only=True)
     moves: int = field(default=4, kw_only=True)
     beta: float = field(default=0.7, kw_only=True)
+    iterations: int = field(default=0, kw_only=True)
     solver: Solver = field(default=CG(rtol=1e-6, max_iterations=500), kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.flow < 1 or self.moves < 0:
-            raise ValueError(f"expected flow >= 1 and moves >= 0, got {self.flow}, {self.moves}")
+        if self.flow < 1 or self.moves < 0 or self.iterations < 0:
+            raise ValueError(
+                "expected flow >= 1, moves >= 0 and iterations >= 0, got "
+                f"{self.flow}, {self.moves}, {self.iterations}"
+            )
         if not 0 < self.beta <= 1:
             raise ValueError(f"expected beta in (0, 1], got {self.beta}")
 
@@ -115,5 +121,5 @@ class DAPS(Integrator):
 
     def _given(self, start: Tensor, r: float, draw: Draw) -> Tensor:
         """Draws from the Gaussian about a state, times the likelihood."""
-        laplace = Linearised(self.likelihood, start, r, self.solver)
+        laplace = Linearised(self.likelihood, start, r, self.solver, self.iterations)
         return laplace.sample(draw, self.moves, self.beta)

@@ -27,24 +27,42 @@ from .likelihood import Likelihood
 
 __all__ = ["Linearised", "coloured"]
 
+SHARES = (0.0, *(4.0**-k for k in range(8)))  # of a step, of which the best is taken
+
 
 class Linearised:
     r"""The Gaussian :math:`\mathcal{N}(m, C) \propto \mathcal{N}(x \mid \hat{x}, r^2 I) \,
-    \mathcal{N}(e \mid H (x - \hat{x}), R)` of a likelihood that is linearised at :math:`\hat{x}`.
+    \mathcal{N}(e \mid H (x - \hat{x}), R)` of a likelihood that is linearised at :math:`\hat{x}`,
+    or at the mode that the method of Gauss and Newton finds from there.
+
+    Where the linearisation at :math:`\hat{x}` says little, as of a count whose expectation there
+    is almost 0, its Gaussian may lie where the likelihood vanishes. Of each step to the mode the
+    share is taken that is the best, or none.
 
     Arguments:
         likelihood: The likelihood.
         start: The state :math:`\hat{x}`, with shape :math:`(*, event)`.
         r: The standard deviation :math:`r`.
         solver: What solves systems with :math:`r^2 H H^T + R`.
+        iterations: The number of steps to the mode.
     """
 
-    def __init__(self, likelihood: Likelihood, start: Tensor, r: float, solver: Solver) -> None:
+    def __init__(
+        self,
+        likelihood: Likelihood,
+        start: Tensor,
+        r: float,
+        solver: Solver,
+        iterations: int = 0,
+    ) -> None:
         self.likelihood, self.start, self.r, self.solver = likelihood, start, r, solver
-        self.e, self.H, self.R = likelihood.linearize(start)
-        V = Scaling(r**2, self.H.in_shape)
-        self.S = InnovationCovariance(self.H, V, self.R)
-        self.mean = start + self._lift(self.e)
+        self.mean: Tensor = start
+        self._linearise(torch.zeros_like(start))
+        for _ in range(iterations):
+            self.mean = start + self.shift + self._share() * (self.mean - start - self.shift)
+            self._linearise(self.mean - start)
+        if iterations:
+            self.mean = start + self.shift + self._share() * (self.mean - start - self.shift)
 
     def deviation(self, draw: Draw) -> Tensor:
         r"""Draws from :math:`\mathcal{N}(0, C)`, by Matheron's rule.
@@ -88,14 +106,36 @@ class Linearised:
         return x
 
     def excess(self, x: Tensor) -> Tensor:
-        r"""The logarithm of the likelihood over the linearised one.
+        r"""The logarithm of :math:`\mathcal{N}(x \mid \hat{x}, r^2 I) \, p(y \mid x)` over the
+        Gaussian's density, up to a constant.
 
         Arguments:
             x: The state, with shape :math:`(*, event)`.
         """
-        e = self.e - self.H.forward(x - self.start)
-        square = flatten(e * self.R.solve(e), self.R.in_shape).sum(-1)
-        return self.likelihood.log_prob(x) + square / 2
+        event, from_mean = self.likelihood.in_shape, x - self.mean
+        seen = self.H.forward(from_mean)
+        # |x - m|^2 - |x - start|^2, without the difference of two large numbers.
+        isotropic = (self.start - self.mean) * (2 * x - self.mean - self.start)
+        precision = flatten(isotropic, event).sum(-1) / self.r**2
+        precision = precision + flatten(seen * self.R.solve(seen), self.R.in_shape).sum(-1)
+        found: Tensor = self.likelihood.log_prob(x) + precision / 2
+        return found
+
+    def _linearise(self, shift: Tensor) -> None:
+        """The Gaussian by the linearisation at a point, for its distance from the start."""
+        self.shift = shift
+        self.e, self.H, self.R = self.likelihood.linearize(self.start + shift)
+        self.S = InnovationCovariance(self.H, Scaling(self.r**2, self.H.in_shape), self.R)
+        self.mean = self.start + self._lift(self.e + self.H.forward(shift))
+
+    def _share(self) -> Tensor:
+        """The best share of the way from the point to the mean, for each member of the batch."""
+        event, step = self.likelihood.in_shape, self.mean - self.start - self.shift
+        shares = torch.tensor(SHARES, dtype=step.dtype, device=step.device)
+        moved = self.shift + shares.reshape(-1, *(1,) * step.ndim) * step
+        cost = flatten(moved, event).square().sum(-1) / (2 * self.r**2)
+        gain = self.likelihood.log_prob(self.start + moved) - cost
+        return over(shares[gain.nan_to_num(nan=-torch.inf).argmax(0)], event)
 
     def _lift(self, y: Tensor) -> Tensor:
         return self.r**2 * self.H.adjoint(self.solver(self.S, y).value)

@@ -166,6 +166,28 @@ def test_pyro_sees_what_depends_on_what() -> None:
     assert relations["observed"] == ["y"]
 
 
+def test_pyro_draws_the_graph_of_a_program() -> None:
+    """With a plate, a deterministic site and a law of ours; the source of the picture."""
+    pytest.importorskip("graphviz")
+
+    def counts(y: Tensor) -> None:
+        scale = pyro.sample("scale", dist.LogNormal(torch.zeros(()).double(), 1.0))
+        x = pyro.sample("field", prior())
+        pyro.deterministic("total", x.sum(-1))
+        with pyro.plate("places", 2):
+            pyro.sample("y", dist.Normal(x, scale), obs=y)
+
+    graph = pyro.render_model(
+        counts, (torch.ones(2).double(),), render_distributions=True, render_deterministic=True
+    )
+    lines = {line.strip() for line in graph.source.splitlines()}
+    assert {"field -> y", "scale -> y", "field -> total"} <= lines
+    assert "field [label=field fillcolor=white shape=ellipse style=filled]" in lines
+    assert "y [label=y fillcolor=gray shape=ellipse style=filled]" in lines
+    assert "subgraph cluster_places {" in lines
+    assert any("field ~ DiffusionPrior" in line for line in lines)
+
+
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match=r"events of shape \(2,\), those of the denoiser"):
         DiffusionPrior(gaussian(), event_shape=(3,))
