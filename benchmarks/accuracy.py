@@ -32,6 +32,7 @@ from torch import Tensor
 
 from appa_prob.operators import GMRES, Cholesky, Gather, Stationary
 from appa_prob.samplers import (
+    DAPS,
     DDPM,
     MMPS,
     SDA,
@@ -45,6 +46,7 @@ from appa_prob.samplers import (
     Integrator,
     VESchedule,
     ratio_times,
+    sample,
 )
 from benchmarks.mixture import azula, exact
 from benchmarks.mixture_problems import Slices, make
@@ -168,15 +170,37 @@ def ours(panel: Panel) -> dict[str, tuple[int, Callable[[int], Sampler]]]:
 
         return sample
 
+    def decoupled(steps: int) -> Sampler:
+        def sample(p: Problem, generator: torch.Generator) -> Tensor:
+            sampler = DAPS(ratio_times(p.prior.schedule, steps), likelihood=p.likelihood)
+            shape = (panel.samples,)
+            noise = sampler.noise(p.prior, shape, generator=generator, dtype=torch.float64)
+            return sampler(p.prior, noise, generator=generator)
+
+        return sample
+
     k = min(panel.m, 7)
     rows: dict[str, tuple[int, Callable[[int], Sampler]]] = {
         "MMPS, DPM-Solver++": (1 + k, partial(guided, DPMSolver, k)),
         "MMPS, DDPM": (1 + k, partial(guided, DDPM, k)),
     }
+    rows["DAPS"] = (1, decoupled)
     if panel.samples >= 1000:
         rows["TDS by MMPS"] = (1 + panel.m, partial(twisted, MMPS))
         rows["TDS by SDA"] = (2, partial(twisted, partial(SDA, gamma=1.0)))
     return rows
+
+
+def defaults(panel: Panel) -> Sampler:
+    """What :func:`sample` chooses, at 64 calls a sample."""
+
+    def draws(p: Problem, generator: torch.Generator) -> Tensor:
+        found = sample(p.prior, p.likelihood, panel.samples, generator=generator)
+        if not 60 <= found.calls <= 66:
+            raise RuntimeError(f"expected a default of 64 calls, got {found}")
+        return found.x
+
+    return draws
 
 
 def theirs(panel: Panel) -> dict[str, tuple[int, Callable[[int], Sampler]]]:
@@ -201,6 +225,11 @@ def measure(panel: Panel, repeats: int) -> tuple[float, dict[str, list[float]]]:
         return sum(errors) / len(errors)
 
     table = {
+        "sample(prior, likelihood)": [
+            average(defaults(panel)) if n == 64 else math.nan for n in CALLS
+        ]
+    }
+    table |= {
         name: [average(make_sampler(n // calls)) if n >= calls else math.nan for n in CALLS]
         for name, (calls, make_sampler) in (ours(panel) | theirs(panel)).items()
     }
@@ -228,7 +257,8 @@ def draw(results: list[tuple[Panel, float, dict[str, list[float]]]], path: Path)
             elif name.startswith("azula"):
                 style = {"color": "0.6", "marker": "os^vDP*X"[len(lines) % 8]}
             else:
-                style = {"color": f"C{len(lines)}", "marker": "o"}
+                marker = "*" if name.startswith("sample") else "o"
+                style = {"color": f"C{len(lines)}", "marker": marker}
             (line,) = axis.plot(CALLS, errors, linewidth=1 + (style["color"] != "0.6"), **style)
             lines.setdefault(label, line)
         axis.axhline(floor, color="k", linestyle=":")
