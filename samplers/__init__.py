@@ -2,7 +2,42 @@ r"""Priors, guidance and integrators: posterior sampling with diffusion priors.
 
 A :class:`Denoiser` gives :math:`\mathbb{E}[x \mid x_t]`. Guidance, as :class:`MMPS`, takes one and
 gives that of the posterior, :math:`\mathbb{E}[x \mid x_t, y]`. An integrator, as :class:`DDIM`,
-samples from either.
+samples from either; :func:`sample` chooses both.
+
+A map of what is here:
+
+- *priors* (each a :class:`Denoiser`): the exact :class:`GaussianDenoiser` and
+  :class:`MixtureDenoiser` (laws :class:`Gaussian`, :class:`Mixture`); networks by what they
+  predict, :class:`CleanPrediction`, :class:`NoisePrediction`, :class:`VPrediction`,
+  :class:`FlowPrediction`, :class:`ScorePrediction`, :class:`PreconditionedDenoiser`, of other
+  libraries :class:`AzulaDenoiser` and :func:`diffusers_denoiser`, conditional
+  :class:`ClassifierFree`;
+- *priors from priors*: :class:`WindowedDenoiser` and :class:`ShardedWindows` (pieces by
+  :func:`window_pieces`), :class:`Product`, :class:`Tempered`, :class:`Switched`,
+  :class:`JointDenoiser`, :class:`CopiedDenoiser`, :class:`Recalibration`;
+- *schedules* (each a :class:`Schedule`): :class:`VESchedule`, :class:`VPSchedule`,
+  :class:`LinearVPSchedule`, :class:`RectifiedSchedule`, :class:`EDMSchedule`,
+  :class:`LogLogitSchedule`, :class:`RationalSchedule`, :class:`FunctionSchedule`,
+  :class:`TabulatedSchedule`; grids of times :func:`karras_times`, :func:`ratio_times`;
+- *training*: :func:`denoising_loss`, weights :class:`EDMWeight`, :class:`SNRWeight`,
+  :class:`MinSNRWeight`, laws of times :class:`UniformTimes`, :class:`LogNormalTimes`,
+  :class:`LogUniformTimes`, :class:`LogitNormalTimes`; :func:`leave_out` of conditions;
+- *likelihoods* (each a :class:`Likelihood`): :class:`GaussianLikelihood`,
+  :class:`JointLikelihood`, :class:`LatentLikelihood`; others are in ``appa_prob.likelihoods``;
+- *guidance* (each a :class:`Guidance`, a denoiser in and a denoiser out): :class:`MMPS`,
+  :class:`IteratedMMPS`, :class:`PiGDM`, :class:`TMPD`, :class:`SDA`, :class:`JFPS`,
+  :class:`DiffPIR` (each a :class:`Conditioning`), :class:`DPS`, :class:`DDNM`, and
+  :class:`LatentPosterior`;
+- *posterior samplers* (integrators that know the likelihood): :class:`TDS` (gives
+  :class:`Particles`), :class:`MGDM`, :class:`DCPS`, :class:`DAPS`, :class:`DDRM`,
+  :class:`RePaint`; and :func:`sample`, which chooses (gives :class:`Samples`);
+- *integrators* (each an :class:`Integrator`, which goes on from a :class:`State`): :class:`Euler`,
+  :class:`Heun`, :class:`DDIM`, :class:`DDPM`, :class:`EulerMaruyama`, :class:`StochasticHeun`,
+  :class:`DPMSolver`, :class:`DPMSolverSDE`, :class:`AdamsBashforth`, :class:`LinearMultistep`,
+  :class:`PredictorCorrector`, :class:`RewindDDIM`, :class:`AdaptiveODE`; densities by
+  :func:`flow_log_prob`.
+
+Exact laws and calibration of samplers are in :mod:`appa_prob.samplers.testing`.
 
 Example:
     >>> import torch
@@ -38,7 +73,7 @@ from .euler import Euler
 from .euler_maruyama import EulerMaruyama
 from .flow_density import flow_log_prob
 from .function_schedule import FunctionSchedule, TabulatedSchedule
-from .gaussian import ConditionalCovariance, Gaussian
+from .gaussian import Gaussian
 from .gaussian_denoiser import GaussianDenoiser
 from .guidance import Conditioning, Guidance
 from .heun import Heun
@@ -105,7 +140,6 @@ __all__ = [
     "AzulaDenoiser",
     "ClassifierFree",
     "CleanPrediction",
-    "ConditionalCovariance",
     "Conditioning",
     "CopiedDenoiser",
     "DPMSolver",

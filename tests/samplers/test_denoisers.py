@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from appa_prob import samplers
 from appa_prob.operators import Dense, Diagonal, Eigenbasis, Isotropic, Operator
 from appa_prob.samplers import (
     Denoiser,
@@ -198,6 +199,11 @@ def test_context_reaches_the_network_and_copies_move() -> None:
 def test_bad_input_is_refused(call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_docstring_of_the_package_is_a_map_of_it() -> None:
+    for name in samplers.__all__:
+        assert f":`{name}`" in str(samplers.__doc__), f"{name} is missing in the map"
 
 
 def test_wrong_shapes_are_refused() -> None:

@@ -14,7 +14,6 @@ from appa_prob.samplers import (
     DDIM,
     DDPM,
     MMPS,
-    ConditionalCovariance,
     DPMSolver,
     Gaussian,
     GaussianDenoiser,
@@ -26,6 +25,7 @@ from appa_prob.samplers import (
     VESchedule,
     VPSchedule,
 )
+from appa_prob.samplers.gaussian import ConditionalCovariance
 from appa_prob.samplers.testing import affine_law
 
 EXACT = GMRES(rtol=1e-12, max_iterations=40)
