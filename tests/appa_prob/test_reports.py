@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from appa_prob.cli import app
 from appa_prob.dataset import open_dataset
 from appa_prob.declaration import parse_networks
 from appa_prob.errors import UserError
+from appa_prob.filtering import FilterConfig, run_filter
+from appa_prob.forecast import ForecastConfig, run_forecast
 from appa_prob.grid import Grid
 from appa_prob.observe import Observations, observe
 from appa_prob.reports import read_reports, write_reports
@@ -338,3 +341,51 @@ def test_reanalysis_of_reports_is_that_of_the_networks_they_come_from(
     for name in a.data_vars:
         assert np.array_equal(a[name], b[name]), name
     assert np.array_equal(a.time, b.time)
+
+
+@pytest.mark.parametrize("task", ["filter", "forecast"])
+def test_other_tasks_on_reports_are_those_on_the_networks(
+    world: Path, tmp_path: Path, experiment: dict[str, Any], task: str
+) -> None:
+    reports = tmp_path / "reports.csv"
+    keys = {"model": experiment["model"], "start": experiment["start"], "members": 2}
+    keys |= {"sampler": experiment["sampler"]}
+    drawn = {**keys, "data": str(world), "networks": experiment["networks"]}
+    read = {**keys, "data": None, "networks": network(reports)["networks"]}
+    config = tmp_path / "network.yaml"
+    config.write_text(yaml.safe_dump(experiment | {"states": 5}))
+    arguments = ["network", str(config), "--reports", str(reports), "--seed", "3"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+
+    def run(settings: dict[str, Any]) -> xr.Dataset:
+        if task == "filter":
+            own = FilterConfig.model_validate(settings | {"cycles": 2, "states": 4})
+            return run_filter(own, seed=3, progress=False)
+        observed = {"initial": "observations", "known": 5, "states": 2}
+        return run_forecast(
+            ForecastConfig.model_validate(settings | observed), seed=3, progress=False
+        )
+
+    a, b = run(drawn), run(read)
+    assert all(np.array_equal(a[name], b[name]) for name in a.data_vars)
+
+
+def test_known_states_need_data() -> None:
+    config = ForecastConfig(data=None, start="2004-07-01", states=2)
+    with pytest.raises(UserError, match="expected `data`, to take the known states from"):
+        run_forecast(config, progress=False)
+
+
+def test_declarations_come_back_from_what_runs_say_of_themselves(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {
+        "half_window": "0.5 h",
+        "names": {"TT": "temperature"},
+        "spacing": "50 km",
+    }
+    networks = [
+        *network(tmp_path / "r.csv", stations=str(tmp_path / "s.csv"), **keys)["networks"],
+        *network(tmp_path / "a.nc", "gridded", factor=2, **ANALYSIS)["networks"],
+    ]
+    found = parse_networks({"networks": networks}, Path())
+    text = json.dumps([json.loads(x.model_dump_json()) for x in found])
+    assert parse_networks({"networks": json.loads(text)}, Path()) == found
