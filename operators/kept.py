@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .transforms import transformed
+from .tree import tensors
 
 __all__ = ["kept"]
 
@@ -15,7 +16,9 @@ else:
 
     class kept(cached_property):
         """As :func:`functools.cached_property`, but that nothing is kept inside ``torch.func``
-        transforms and ``torch.compile``, which don't see it, nor the lock of older Pythons.
+        transforms and ``torch.compile``, which don't see it, nor the lock of older Pythons; nor by
+        operators with parameters that require gradients: an optimiser changes these in place, and
+        a graph can be gone through once.
 
         Example:
             >>> class Sum:
@@ -34,6 +37,6 @@ else:
             if instance is None:
                 return self
             value = self.func(instance)
-            if not transformed():
+            if not transformed() and not any(a.requires_grad for a in tensors(instance)):
                 instance.__dict__[self.attrname] = value
             return value

@@ -225,6 +225,8 @@ def split(operator: Operator) -> tuple[float | Tensor, Operator]:
 
 def times(c: float | Tensor, d: float | Tensor) -> float | Tensor:
     """The product of two numbers, or of one for each operator of a batch."""
+    if not isinstance(d, Tensor) and d == 1.0:
+        return c
     return d if not isinstance(c, Tensor) and c == 1.0 else c * d
 
 

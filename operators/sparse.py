@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -101,7 +102,7 @@ class Sparse(Operator):
     def _kept_transpose(self) -> Tensor:
         return self._transposed_rows()
 
-    @kept
+    @cached_property  # parameters are values, not places
     def _by_column(self) -> Tensor:
         return torch.sort(self.columns, stable=True).indices.to(self.columns.dtype)
 

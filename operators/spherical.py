@@ -3,6 +3,7 @@ r"""Covariances that are the same everywhere on the sphere, by spherical harmoni
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,7 +11,6 @@ from torch.nn.functional import pad
 
 from .base import Operator
 from .dense import white
-from .kept import kept
 from .legendre import normalised_legendre
 from .registry import register
 from .sphere import check_latitude
@@ -63,7 +63,7 @@ class SphericalStationary(Operator):
         super().__init__(event, event)
         self.power, self.latitude, self.columns = power, latitude.to(power), columns
 
-    @kept
+    @cached_property  # parameters are powers, not places
     def legendre(self) -> Tensor:
         """The functions of each order, zero for degrees below it, with shape (M, H, L + 1)."""
         mu, degree = self.latitude.double().deg2rad().sin(), self.power.shape[-1] - 1

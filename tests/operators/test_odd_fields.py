@@ -126,3 +126,35 @@ def test_matrices_and_vectors_of_all_batches(batch: tuple[int, ...], own: tuple[
         torch.testing.assert_close(A(b), (A.to_dense() @ b[..., None])[..., 0])
         torch.testing.assert_close(A.adjoint(b), (A.to_dense().mT @ b[..., None])[..., 0])
         torch.testing.assert_close(A.solve(b), solved(A, b))
+
+
+PRIOR = Dense(torch.eye(5, dtype=F64) + 0.5, symmetric=True)
+TRAINED: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Operator]]] = {
+    "low rank": ((1, 5), lambda a: LowRankPlusDiagonal(a, torch.ones(5, dtype=F64))),
+    "innovation": (
+        (3,),
+        lambda a: InnovationCovariance(Mask(torch.arange(5) > 1), PRIOR, Diagonal(a)),
+    ),
+    "pseudo-inverse": ((1, 5), lambda a: Dense(a).pseudo_inverse()),
+    "multiple": ((), lambda a: a * PRIOR),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_operators_follow_parameters_that_change_in_place(name: str) -> None:
+    shape, make = TRAINED[name]
+    parameter = (torch.rand(shape, dtype=F64) + 0.5).requires_grad_()
+    A = make(parameter)
+    x = torch.randn(A.in_shape, dtype=F64)
+    for _ in range(2):
+        found, expected = (
+            Cholesky()(B, x).value if B.symmetric else B(x) for B in (A, make(parameter.detach()))
+        )
+        torch.testing.assert_close(found, expected)
+        (gradient,) = torch.autograd.grad(found.square().sum(), parameter)
+        assert bool(gradient.isfinite().all())
+        with torch.no_grad():
+            parameter.mul_(1.5)
+    if A.symmetric:
+        for _ in range(2):
+            torch.autograd.grad(A.solve(x).sum() + A.logdet(), parameter)
