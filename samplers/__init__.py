@@ -14,7 +14,7 @@ A map of what is here:
   :class:`ClassifierFree`;
 - *priors from priors*: :class:`WindowedDenoiser` and :class:`ShardedWindows` (pieces by
   :func:`window_pieces`), :class:`Product`, :class:`Tempered`, :class:`Switched`,
-  :class:`JointDenoiser`, :class:`CopiedDenoiser`, :class:`Recalibration`;
+  :class:`JointDenoiser`, :class:`CopiedDenoiser`;
 - *schedules* (each a :class:`Schedule`): :class:`VESchedule`, :class:`VPSchedule`,
   :class:`LinearVPSchedule`, :class:`RectifiedSchedule`, :class:`EDMSchedule`,
   :class:`LogLogitSchedule`, :class:`RationalSchedule`, :class:`FunctionSchedule`,
@@ -22,6 +22,7 @@ A map of what is here:
 - *training*: :func:`denoising_loss`, weights :class:`EDMWeight`, :class:`SNRWeight`,
   :class:`MinSNRWeight`, laws of times :class:`UniformTimes`, :class:`LogNormalTimes`,
   :class:`LogUniformTimes`, :class:`LogitNormalTimes`; :func:`leave_out` of conditions;
+  :class:`Recalibration` on held-out data;
 - *likelihoods* (each a :class:`Likelihood`): :class:`GaussianLikelihood`,
   :class:`JointLikelihood`, :class:`LatentLikelihood`; others are in ``appa_prob.likelihoods``;
 - *guidance* (each a :class:`Guidance`, a denoiser in and a denoiser out): :class:`MMPS`,

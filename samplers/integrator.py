@@ -10,10 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 from tqdm import tqdm
 
 from .denoiser import Denoiser
@@ -152,6 +152,7 @@ class Integrator(ABC):
             )
         if not x_t.is_floating_point() or not bool(torch.isfinite(x_t).all()):
             raise ValueError("expected noise of finite floats, got values that are not")
+        _check_likelihood(getattr(self, "likelihood", None), event, x_t)
         if state.steps != len(self.times) - 1 or state.t != self.times[state.step]:
             raise ValueError(
                 f"expected a state after {state.step} of {len(self.times) - 1} steps, those of "
@@ -261,6 +262,23 @@ def drawing(generator: Generators | None) -> Draw:
         return torch.stack([member(part) for member, part in zip(members, x, strict=True)])
 
     return draw
+
+
+def _check_likelihood(likelihood: Any, event: Size, x_t: Tensor) -> None:
+    """That of methods which know one is of states as those that are sampled."""
+    if likelihood is None:
+        return
+    if likelihood.in_shape != event:
+        raise ValueError(
+            f"expected a likelihood of states of shape {tuple(event)}, those of the denoiser, got "
+            f"one of shape {tuple(likelihood.in_shape)}"
+        )
+    dtype = likelihood.y.dtype
+    if dtype.is_floating_point and dtype != x_t.dtype:
+        raise ValueError(
+            f"expected noise of the type of the observation, {dtype}, got {x_t.dtype}; give dtype "
+            "to Integrator.noise, or convert the likelihood by its method to"
+        )
 
 
 def _states(generator: Generators | None) -> Tensor | None:

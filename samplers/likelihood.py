@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Size, Tensor
 
-from appa_prob.operators import Diagonal, Isotropic, Map, Operator
+from appa_prob.operators import Dense, Diagonal, Isotropic, Map, Operator, Scaling
 
 from .log_density import log_density
 
@@ -58,8 +58,8 @@ class GaussianLikelihood:
             standard deviations), a number or a tensor with the output shape.
 
     Raises:
-        ValueError: If shapes don't fit, :math:`y` holds values that are not finite, or a variance
-            is not positive.
+        ValueError: If shapes don't fit, :math:`y` holds values that are not finite floats, or a
+            variance is not positive (0 is allowed in operators).
 
     Example:
         >>> from appa_prob.operators import Mask
@@ -76,6 +76,10 @@ class GaussianLikelihood:
                 f"expected an observation y of shape (*, {_axes(shape)}), the "
                 f"outputs of {map!r}, got {tuple(y.shape)}"
             )
+        if not y.is_floating_point():
+            raise ValueError(
+                f"expected an observation of real floats, got {y.dtype}; convert it with y.float()"
+            )
         if not bool(torch.isfinite(y).all()):
             raise ValueError(
                 f"expected finite observations, got {int((~torch.isfinite(y)).sum())} of "
@@ -88,6 +92,13 @@ class GaussianLikelihood:
                 f"expected a covariance of observations of shape {tuple(shape)}, got "
                 f"{covariance!r}"
             )
+        if isinstance(covariance, Diagonal | Scaling | Dense):
+            least = covariance.diagonal()
+            if not bool((least >= 0).all() and torch.isfinite(least).all()):
+                raise ValueError(
+                    f"expected variances of errors >= 0, got {covariance!r} with some that are "
+                    "not, or not finite"
+                )
         self.map, self.y, self.covariance = map, y, covariance
 
     @property

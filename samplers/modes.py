@@ -84,6 +84,7 @@ def _decomposed(
     y: Tensor, H: Operator, R: Operator, method: str
 ) -> tuple[Operator, Tensor, Tensor]:
     """The basis, the coefficients and their errors, by dense algebra."""
+    dtype, y = y.dtype, y.to(torch.promote_types(y.dtype, torch.float32))  # half has no SVD
     matrix, columns = H.to_dense().to(y), y.mT if y.ndim > 1 else y[:, None]
     if isinstance(R, Scaling | Diagonal):
         scale = R.diagonal().to(y).sqrt()[:, None]
@@ -97,4 +98,5 @@ def _decomposed(
     kept = s > s.max() * torch.finfo(s.dtype).eps * max(matrix.shape)
     U, s, Q = U[:, kept], s[kept], Q[kept]
     found = U.mT @ columns / s[:, None]
-    return Dense(Q.mT, len(s), H.in_shape), found.mT if y.ndim > 1 else found[:, 0], 1 / s
+    found = found.mT if y.ndim > 1 else found[:, 0]
+    return Dense(Q.mT.to(dtype), len(s), H.in_shape), found.to(dtype), (1 / s).to(dtype)

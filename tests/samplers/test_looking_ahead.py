@@ -8,15 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from appa_prob.operators import CG, Dense, Isotropic, Nonlinear
+from appa_prob.operators import CG, Dense, Diagonal, Isotropic, Nonlinear, Operator
 from appa_prob.samplers import (
+    DAPS,
     DCPS,
+    DDRM,
     MGDM,
+    TDS,
     GaussianDenoiser,
     GaussianLikelihood,
     Integrator,
     Likelihood,
     MixtureDenoiser,
+    RePaint,
     State,
     VESchedule,
     VPSchedule,
@@ -293,3 +297,51 @@ def test_members_and_resumed_runs_do_not_depend_on_others(method: str) -> None:
 def test_bad_options_are_refused(make: Callable[[], Integrator], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+WITH_LIKELIHOODS: dict[str, Callable[[Likelihood], Integrator]] = {
+    "MGDM": lambda y: MGDM(2, likelihood=y, inner=2),
+    "DCPS": lambda y: DCPS(2, likelihood=y, blocks=1, corrections=1),
+    "DAPS": lambda y: DAPS(2, likelihood=y),
+    "DDRM": lambda y: DDRM(2, likelihood=y),
+    "RePaint": lambda y: RePaint(2, likelihood=y, rewinds=1),
+    "TDS": lambda y: TDS(2, likelihood=y),
+}
+
+
+@pytest.mark.parametrize("method", WITH_LIKELIHOODS)
+def test_likelihoods_of_other_states_and_types_are_refused(method: str) -> None:
+    d, make = scalar(), WITH_LIKELIHOODS[method]
+    other = GaussianLikelihood(Isotropic(1.0, 2), torch.ones(2).double(), 0.1)
+    with pytest.raises(ValueError, match=r"expected a likelihood of states of shape \(1,\)"):
+        make(other)(d, torch.ones(4, 1).double())
+    with pytest.raises(ValueError, match="noise of the type of the observation"):
+        make(observed())(d.float(), torch.ones(4, 1))
+
+
+@pytest.mark.parametrize("method", ["MGDM", "DCPS", "DAPS", "DDRM", "RePaint"])
+def test_half_precision_states(method: str) -> None:
+    A, y = Dense(random(1, 2).bfloat16()), torch.ones(1).bfloat16()
+    variance = Isotropic(torch.tensor(1.0).bfloat16(), 2)
+    d = GaussianDenoiser(torch.zeros(2).bfloat16(), variance, SCHEDULE)
+    sampler = WITH_LIKELIHOODS[method](GaussianLikelihood(A, y, 0.1))
+    x = sampler(d, sampler.noise(d, (4,), dtype=torch.bfloat16))
+    assert x.dtype == torch.bfloat16 and x.shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("y", "covariance", "message"),
+    [
+        (torch.tensor([1, 2]), 0.1, "real floats, got torch.int64"),
+        (torch.tensor([True, False]), Isotropic(1.0, 2), "real floats, got torch.bool"),
+        (torch.ones(2, dtype=torch.complex64), 0.1, "real floats, got torch.complex64"),
+        (torch.ones(2), Diagonal(torch.tensor([1.0, -1.0])), "variances of errors >= 0"),
+        (torch.ones(2), Dense(-torch.eye(2), symmetric=True), "variances of errors >= 0"),
+        (torch.ones(2), Diagonal(torch.tensor([1.0, torch.nan])), "variances of errors >= 0"),
+    ],
+)
+def test_what_is_no_observation_and_no_variance(
+    y: Tensor, covariance: Operator | float, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        GaussianLikelihood(Isotropic(1.0, 2), y, covariance)
