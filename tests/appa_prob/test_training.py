@@ -317,6 +317,16 @@ def test_a_training_that_goes_on_is_the_same_run_of_wandb(
     assert runs[0]["config"]["steps"] == 6
 
 
+def test_wandb_keeps_runs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for _ in range(2):
+        toy(tmp_path, steps=6, validate_every=3, trackers=("wandb",)).run(progress=False)
+    runs = list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(runs) == 2 and len({run.name for run in runs}) == 1
+
+
 def test_another_module_is_refused(tmp_path: Path) -> None:
     toy(tmp_path, steps=5).run(progress=False)
     with pytest.raises(UserError, match="another module") as caught:
