@@ -143,6 +143,7 @@ class Appa:
         stride: int | None = None,
         precision: torch.dtype | None = None,
         group: dist.ProcessGroup | None = None,
+        at_once: int | None = None,
     ) -> Denoiser:
         r"""The denoiser of trajectories at some times.
 
@@ -152,6 +153,7 @@ class Appa:
             precision: The floating type that the network computes in.
             group: Processes that share the windows; the denoiser is then that of the piece of
                 this one. By default it is that of whole trajectories.
+            at_once: The number of windows that are evaluated at once; by default all are.
 
         Raises:
             UserError: If the times are too few or not :attr:`step` apart.
@@ -172,10 +174,15 @@ class Appa:
         stride = stride or self.window // 2
         denoiser = copy.copy(self.denoiser)
         denoiser.precision = precision
-        context, length = {"date": dates}, len(times)
+        options: Any = {
+            "length": len(times),
+            "stride": stride,
+            "context": {"date": dates},
+            "at_once": at_once,
+        }
         if group is None:
-            return WindowedDenoiser(denoiser, length=length, stride=stride, context=context)
-        return ShardedWindows(denoiser, length=length, stride=stride, context=context, group=group)
+            return WindowedDenoiser(denoiser, **options)
+        return ShardedWindows(denoiser, **options, group=group)
 
     def dataset(self, states: Tensor, times: NDArray[np.datetime64]) -> xr.Dataset:
         r"""Physical states as a dataset with CF metadata.

@@ -50,6 +50,9 @@ class SamplerConfig(BaseModel):
         precision: The floating type that the networks compute in.
         batch: The number of members that are sampled at once; all by default. Members don't
             depend on it, but memory does.
+        windows_at_once: The number of windows of trajectories that a rank evaluates at once; all
+            by default. With fewer, activations are computed again rather than kept: less memory,
+            and up to twice the time of the network.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -61,6 +64,7 @@ class SamplerConfig(BaseModel):
     stride: PositiveInt | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     batch: PositiveInt | None = None
+    windows_at_once: PositiveInt | None = None
 
 
 def reanalyse(
@@ -195,7 +199,9 @@ def guide(
     states = (len(piece), *appa.autoencoder.state_shape)
     precision = getattr(torch, sampler.precision) if sampler.precision != "float32" else None
     decoder = Nonlinear(lambda z: appa.decode(z, precision), latents, states)
-    prior = appa.trajectory_denoiser(times, sampler.stride, precision, mesh.group)
+    prior = appa.trajectory_denoiser(
+        times, sampler.stride, precision, mesh.group, sampler.windows_at_once
+    )
     seen = observations.within(piece.start, piece.stop)
     y, variance = seen.standardised(appa.statistics, times[piece.start : piece.stop], appa.error)
     likelihood = GaussianLikelihood(

@@ -226,7 +226,11 @@ class Rollout:
         """The latents of a block of some members, known ones included."""
         precision = None if self.sampler.precision == "float32" else torch.bfloat16
         denoiser = self.appa.trajectory_denoiser(
-            times, self.sampler.stride, precision, self.mesh.group
+            times,
+            self.sampler.stride,
+            precision,
+            self.mesh.group,
+            self.sampler.windows_at_once,
         )
         if past is not None:
             past = past[:, :0] if self.mesh.column else past  # it lies in the first piece

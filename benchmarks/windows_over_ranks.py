@@ -39,7 +39,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "reanalysis.yaml"
 COUNTS = (1, 2, 4)
 
 
-def work(states: int, folder: Path) -> None:
+def work(states: int, at_once: int | None, folder: Path) -> None:
     """What each rank does and measures."""
     torch.set_num_threads(1)
     config, appa = read_config(ReanalysisConfig, EXAMPLE), Appa.from_pretrained("appa-small")
@@ -48,7 +48,8 @@ def work(states: int, folder: Path) -> None:
     noise = torch.randn(states, *appa.error.shape, generator=g) * appa.variability
     truth = appa.statistics.restore(noise, times)
     observations = observe_truth(appa, config.networks, truth, times, 0)
-    sampler = SamplerConfig(steps=1, iterations=config.sampler.iterations)
+    iterations = config.sampler.iterations
+    sampler = SamplerConfig(steps=1, iterations=iterations, windows_at_once=at_once)
     with process_group():
         mesh = Mesh.of(ParallelConfig(windows=ranks()))
         piece = mesh.piece(appa, states)
@@ -86,17 +87,21 @@ def counting() -> list[int]:
 
 def main(
     states: Annotated[int, typer.Option(help="The number of states.")] = 96,
+    at_once: Annotated[
+        int | None, typer.Option(help="The number of windows at once; by default all of a rank.")
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="Of the ranks.", hidden=True)] = None,
 ) -> None:
     """Prints the table."""
     if folder is not None:
-        work(states, folder)
+        work(states, at_once, folder)
         return
     typer.echo(f"{'ranks':>5} {'rank':>5} {'states':>7} {'MB':>7} {'s':>7} {'kB sent':>8}")
     for count in COUNTS:
         with tempfile.TemporaryDirectory() as name:
             command = [sys.executable, "-m", "benchmarks.windows_over_ranks"]
             command += ["--states", str(states), "--folder", name]
+            command += [] if at_once is None else ["--at-once", str(at_once)]
             shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
             processes = [
                 subprocess.Popen(command, env=os.environ | shared | {"RANK": str(i)})

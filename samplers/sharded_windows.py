@@ -40,6 +40,7 @@ class ShardedWindows(Denoiser):
         stride: The number of states between two windows.
         overlap: How predictions are combined.
         context: What else the denoiser depends on, of the whole trajectory.
+        at_once: The number of windows that a process evaluates at once; by default all of its own.
         group: The processes that share the trajectory; by default all.
 
     Attributes:
@@ -71,10 +72,16 @@ class ShardedWindows(Denoiser):
         stride: int,
         overlap: Overlap = "blend",
         context: Mapping[str, Tensor] | None = None,
+        at_once: int | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         whole = WindowedDenoiser(
-            denoiser, length=length, stride=stride, overlap=overlap, context=context
+            denoiser,
+            length=length,
+            stride=stride,
+            overlap=overlap,
+            context=context,
+            at_once=at_once,
         )
         window = whole.places.shape[1]
         ranks, rank = dist.get_world_size(group), dist.get_rank(group)

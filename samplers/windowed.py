@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Size, Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from appa_prob.operators.transforms import transformed
 
 from .denoiser import Denoiser
 
@@ -40,6 +44,9 @@ class WindowedDenoiser(Denoiser):
         overlap: How predictions are combined.
         context: What else the denoiser depends on: tensors of shape :math:`(L, \dots)`, cut into
             windows as states are.
+        at_once: The number of windows that are evaluated at once, to bound memory: what products
+            with the Jacobian need of an evaluation is then not kept, but computed again. By
+            default all are, and it is kept.
 
     Raises:
         ValueError: If the length, the stride, the denoisers or the context don't fit.
@@ -63,11 +70,17 @@ class WindowedDenoiser(Denoiser):
         stride: int,
         overlap: Overlap = "blend",
         context: Mapping[str, Tensor] | None = None,
+        at_once: int | None = None,
     ) -> None:
         each = [denoiser] if isinstance(denoiser, Denoiser) else list(denoiser)
         window, *state = each[0].event_shape
         super().__init__((length, *state), each[0].schedule)
         self.starts = window_starts(length, window, stride)
+        if at_once is not None and (at_once < 1 or not isinstance(denoiser, Denoiser)):
+            raise ValueError(
+                f"expected one denoiser and at least 1 window at once, or None, got {at_once}"
+            )
+        self.at_once = at_once
         if isinstance(denoiser, Denoiser):
             self.denoiser = denoiser
         else:
@@ -111,12 +124,40 @@ class WindowedDenoiser(Denoiser):
         windows = windows.reshape(*x_t.shape[:axis], count, window, *self.event_shape[1:])
         times = t.unsqueeze(-1).expand(*t.shape, count) if t.ndim else t
         known = {name: getattr(self, f"context_{name}") for name in self.names}
-        means = self.denoiser(windows, times, **known, **context)
+        means = self._means(windows, times, known, context)
         tail = (1,) * (len(self.event_shape) - 1)
         parts = (means * self.weights.to(means).reshape(count, window, *tail)).flatten(
             axis, axis + 1
         )
         return torch.zeros_like(x_t).index_add(axis, self.places.flatten(), parts)
+
+    def _means(
+        self,
+        windows: Tensor,
+        t: Tensor,
+        known: Mapping[str, Tensor],
+        context: Mapping[str, Tensor],
+    ) -> Tensor:
+        """The predictions of all windows, some at once."""
+        count, size = len(self.places), self.at_once or len(self.places)
+        if size >= count or transformed():
+            means: Tensor = self.denoiser(windows, t, **known, **context)
+            return means
+        axis = windows.ndim - len(self.event_shape) - 1
+        parts = []
+        for first in range(0, count, size):
+            some = slice(first, first + size)
+            own = {name: value[some] for name, value in known.items()}
+            parts.append(
+                checkpoint(
+                    partial(self.denoiser, **own, **context),
+                    windows.narrow(axis, first, min(size, count - first)),
+                    t[..., some] if t.ndim else t,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                )
+            )
+        return torch.cat(parts, axis)
 
 
 def window_starts(length: int, window: int, stride: int) -> tuple[int, ...]:

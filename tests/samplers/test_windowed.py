@@ -4,8 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from appa_prob.operators import Dense
-from appa_prob.samplers import DDIM, Denoiser, GaussianDenoiser, VESchedule, WindowedDenoiser
+from appa_prob.operators import Dense, Mask
+from appa_prob.samplers import (
+    DDIM,
+    MMPS,
+    Denoiser,
+    GaussianDenoiser,
+    GaussianLikelihood,
+    VESchedule,
+    WindowedDenoiser,
+)
 from appa_prob.samplers.testing import affine_law
 from appa_prob.samplers.windowed import Overlap
 
@@ -101,3 +109,44 @@ def test_a_causal_state_depends_on_no_later_window() -> None:
 def test_bad_windows_are_refused(arguments, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         WindowedDenoiser(process(4, 0.5), **arguments)
+
+
+class Counting(Denoiser):
+    """A denoiser of windows of four states that notes how many it is given."""
+
+    def __init__(self) -> None:
+        super().__init__((4, 1), VESchedule(1e-2, 1e2))
+        self.weight = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).double()
+        self.counts: list[int] = []
+
+    def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
+        self.counts.append(x_t.shape[-3])
+        return torch.tanh(self.weight @ x_t + t[..., None, None]) + context["place"]
+
+
+def test_windows_are_evaluated_some_at_once_and_again_for_products() -> None:
+    x_t, t = torch.randn(3, 13, 1).double(), torch.tensor([0.2, 0.5, 0.7]).double()
+    context = {"place": torch.arange(13).double().unsqueeze(-1)}
+    found = []
+    for at_once in (None, 2):
+        counting = Counting()
+        long = WindowedDenoiser(counting, length=13, stride=2, context=context, at_once=at_once)
+        posterior = long.posterior(x_t, t)
+        found.append((posterior.mean, posterior.covariance(x_t), posterior.covariance(x_t + 1)))
+    torch.testing.assert_close(found[0], found[1])
+    # Six windows, two at once: in the evaluation, and in each of the two products.
+    assert counting.counts == [2] * 9
+    with pytest.raises(ValueError, match="at least 1 window at once"):
+        WindowedDenoiser(Counting(), length=13, stride=2, at_once=0)
+
+
+def test_guidance_through_windows_at_once_may_be_nested() -> None:
+    mask = torch.arange(13).unsqueeze(-1) % 3 == 0
+    y = GaussianLikelihood(Mask(mask), torch.ones(5).double(), 0.1)
+    x_t, t = torch.randn(2, 13, 1).double(), torch.tensor(0.4).double()
+    context = {"place": torch.zeros(13, 1).double()}
+    found = []
+    for at_once in (None, 4):
+        d = WindowedDenoiser(Counting(), length=13, stride=2, context=context, at_once=at_once)
+        found.append(MMPS(MMPS(d, y), y)(x_t, t))
+    torch.testing.assert_close(found[0], found[1])
