@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor
 from tqdm import tqdm
 
-from appa_prob.operators import CG, Nonlinear
+from appa_prob.operators import CG, Map, Nonlinear
+from appa_prob.operators.rowwise import Rowwise
 from appa_prob.samplers import (
     MMPS,
     DPMSolverSDE,
@@ -53,6 +54,8 @@ class SamplerConfig(BaseModel):
         windows_at_once: The number of windows of trajectories that a rank evaluates at once; all
             by default. With fewer, activations are computed again rather than kept: less memory,
             and up to twice the time of the network.
+        states_at_once: The number of states, of all members, that a rank decodes at once when it
+            conditions on observations; likewise.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -65,6 +68,7 @@ class SamplerConfig(BaseModel):
     precision: Literal["float32", "bfloat16"] = "float32"
     batch: PositiveInt | None = None
     windows_at_once: PositiveInt | None = None
+    states_at_once: PositiveInt | None = None
 
 
 def reanalyse(
@@ -198,7 +202,15 @@ def guide(
     latents = (len(piece), *appa.autoencoder.latent_shape)
     states = (len(piece), *appa.autoencoder.state_shape)
     precision = getattr(torch, sampler.precision) if sampler.precision != "float32" else None
-    decoder = Nonlinear(lambda z: appa.decode(z, precision), latents, states)
+    decoder: Map = Nonlinear(lambda z: appa.decode(z, precision), latents, states)
+    if sampler.states_at_once is not None:
+        decoder = Rowwise(
+            lambda z: appa.decode(z, precision),
+            len(piece),
+            latents[1:],
+            states[1:],
+            at_once=sampler.states_at_once,
+        )
     prior = appa.trajectory_denoiser(
         times, sampler.stride, precision, mesh.group, sampler.windows_at_once
     )

@@ -49,7 +49,9 @@ def work(states: int, at_once: int | None, folder: Path) -> None:
     truth = appa.statistics.restore(noise, times)
     observations = observe_truth(appa, config.networks, truth, times, 0)
     iterations = config.sampler.iterations
-    sampler = SamplerConfig(steps=1, iterations=iterations, windows_at_once=at_once)
+    sampler = SamplerConfig(
+        steps=1, iterations=iterations, windows_at_once=at_once, states_at_once=at_once
+    )
     with process_group():
         mesh = Mesh.of(ParallelConfig(windows=ranks()))
         piece = mesh.piece(appa, states)
@@ -88,7 +90,8 @@ def counting() -> list[int]:
 def main(
     states: Annotated[int, typer.Option(help="The number of states.")] = 96,
     at_once: Annotated[
-        int | None, typer.Option(help="The number of windows at once; by default all of a rank.")
+        int | None,
+        typer.Option(help="The number of windows, and of states, at once; by default all."),
     ] = None,
     folder: Annotated[Path | None, typer.Option(help="Of the ranks.", hidden=True)] = None,
 ) -> None:

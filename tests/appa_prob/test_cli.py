@@ -83,10 +83,11 @@ def test_members_do_not_depend_on_how_many_are_sampled_at_once(
     tmp_path: Path, experiment: Config
 ) -> None:
     found = []
-    for batch in (1, 2, 3):
-        folder = tmp_path / str(batch)
+    pieces = {"windows_at_once": 1, "states_at_once": 2}
+    for i, some in enumerate(({"batch": 1}, {"batch": 2}, {"batch": 3}, pieces)):
+        folder = tmp_path / str(i)
         folder.mkdir()
-        sampler = experiment["sampler"] | {"batch": batch}
+        sampler = experiment["sampler"] | some
         assert run(folder, experiment | {"sampler": sampler})[0] == 0
         opened = xr.open_zarr(folder / "out.zarr", chunks=None)
         found.append(opened.temperature.values)
