@@ -24,7 +24,13 @@ def count_observations(footprints: Sequence[Footprints], length: int) -> pd.Data
         footprints: The networks, laid out over a trajectory.
         length: The number of its times.
     """
-    errors = [np.median(np.atleast_2d(part.errors), axis=0) for part in footprints]
+    errors = [
+        [
+            np.median(own[part.seen[:, k]])  # of reports, each of which has its own
+            for k, own in enumerate(np.broadcast_to(part.errors, part.seen.shape).T)
+        ]
+        for part in footprints
+    ]
     rows = [
         {
             "network": part.name,

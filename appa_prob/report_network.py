@@ -98,7 +98,7 @@ class ReportNetwork(Network):
         new[1:] = (np.diff(place, axis=0) != 0).any(1) | (np.diff(columns) <= 0)
         point, first = new.cumsum() - 1, np.flatnonzero(new)
         shape = (len(first), len(channels))
-        values, errors = np.full(shape, np.nan), np.ones(shape)
+        values, errors = np.full((2, *shape), np.nan)
         seen = np.zeros(shape, dtype=bool)
         seen[point, columns] = True
         values[point, columns] = table["value"]

@@ -22,6 +22,7 @@ from appa_prob.errors import UserError
 from appa_prob.filtering import FilterConfig, run_filter
 from appa_prob.forecast import ForecastConfig, run_forecast
 from appa_prob.grid import Grid
+from appa_prob.network_figure import count_observations
 from appa_prob.observe import Observations, observe
 from appa_prob.reports import read_reports, write_reports
 from appa_prob.statistics import Statistics
@@ -221,6 +222,16 @@ def test_stations_that_are_not_in_the_list_are_refused(tmp_path: Path) -> None:
         read_reports(path, tmp_path / "stations.csv")
     with pytest.raises(UserError, match='unknown column "latitude"'):
         read_reports(path)
+
+
+def test_counts_tell_the_errors_of_reports(tmp_path: Path) -> None:
+    path = write(tmp_path, *good("K,1", "K,0.5"), *good("temperature,0.95", "surface_pressure,"))
+    path.write_text(
+        path.read_text().replace("surface_pressure,,280,K,1", "surface_pressure,,1e5,Pa,70")
+    )
+    (part,) = parse_networks(network(path), Path())
+    table = count_observations([part.locate(TIMES, GRID, CATALOGUE)], len(TIMES))
+    assert table["error"].tolist() == ["0.5 K", "70 Pa"] and table["a time"].tolist() == [0.25] * 2
 
 
 def test_networks_without_values_need_a_truth() -> None:
