@@ -259,7 +259,11 @@ def draw(results: list[tuple[Panel, float, dict[str, list[float]]]], path: Path)
             else:
                 marker = "*" if name.startswith("sample") else "o"
                 style = {"color": f"C{len(lines)}", "marker": marker}
-            (line,) = axis.plot(CALLS, errors, linewidth=1 + (style["color"] != "0.6"), **style)
+            mine = style["color"] != "0.6"
+            size = 15 if mine and style["marker"] == "*" else 6
+            (line,) = axis.plot(
+                CALLS, errors, linewidth=1 + mine, markersize=size, zorder=size, **style
+            )
             lines.setdefault(label, line)
         axis.axhline(floor, color="k", linestyle=":")
         axis.set(xscale="log", yscale="log", xlabel="calls of the network a sample")

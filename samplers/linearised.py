@@ -125,7 +125,8 @@ class Linearised:
         """The Gaussian by the linearisation at a point, for its distance from the start."""
         self.shift = shift
         self.e, self.H, self.R = self.likelihood.linearize(self.start + shift)
-        self.S = InnovationCovariance(self.H, Scaling(self.r**2, self.H.in_shape), self.R)
+        variance = Scaling(self.start.new_tensor(self.r**2), self.H.in_shape)
+        self.S = InnovationCovariance(self.H, variance, self.R)
         self.mean = self.start + self._lift(self.e + self.H.forward(shift))
 
     def _share(self) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from appa_prob.operators import CG, Dense, Diagonal, Isotropic, Nonlinear, Operator
+from appa_prob.operators import CG, Cholesky, Dense, Diagonal, Isotropic, Nonlinear, Operator
 from appa_prob.samplers import (
     DAPS,
     DCPS,
@@ -317,6 +317,21 @@ def test_likelihoods_of_other_states_and_types_are_refused(method: str) -> None:
         make(other)(d, torch.ones(4, 1).double())
     with pytest.raises(ValueError, match="noise of the type of the observation"):
         make(observed())(d.float(), torch.ones(4, 1))
+
+
+def test_dense_solvers_in_double_precision() -> None:
+    """A matrix of double precision, times a variance that is a number."""
+    likelihood = GaussianLikelihood(Dense(random(1, 2)), torch.ones(1).double(), 0.1)
+    variance = Isotropic(torch.tensor(1.0).double(), 2)
+    d = GaussianDenoiser(torch.zeros(2).double(), variance, SCHEDULE)
+    noise = random(4, 2)
+    found = [
+        DAPS(8, likelihood=likelihood, solver=solver)(
+            d, noise, generator=torch.Generator().manual_seed(0)
+        )
+        for solver in (Cholesky(), SOLVER)
+    ]
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("method", ["MGDM", "DCPS", "DAPS", "DDRM", "RePaint"])
