@@ -2,18 +2,25 @@ r"""The command line, `appa-prob`."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
+from .cli_options import (
+    Config,
+    Overwrite,
+    Quiet,
+    Seed,
+    Store,
+    Threads,
+    start_ranks,
+    use_threads,
+)
+from .cli_train import train
 from .config_file import read_config
 from .errors import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["app", "main", "read_config"]
 
@@ -40,82 +47,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-train = typer.Typer(help="Train the parts of an Appa model.", no_args_is_help=True)
 app.add_typer(train, name="train")
-
-Config = Annotated[Path, typer.Argument(help="A YAML file.", metavar="CONFIG")]
-Folder = Annotated[
-    Path, typer.Option("--output", "-o", help="The folder for checkpoints, curves and results.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar.")]
-Threads = Annotated[
-    int | None, typer.Option(help="The number of CPU threads; by default all cores.")
-]
-Store = Annotated[Path, typer.Option("--output", "-o", help="The zarr store to write.")]
-Seed = Annotated[int, typer.Option(min=0, help="What all that is random depends on.")]
-Overwrite = Annotated[bool, typer.Option(help="Replace the output if it exists.")]
-
-
-@train.command("autoencoder")
-def train_autoencoder(
-    config: Config, output: Folder, quiet: Quiet = False, threads: Threads = None
-) -> None:
-    """Train an autoencoder; goes on from the last checkpoint if there is one."""
-    from .train_autoencoder import AutoencoderConfig, train_autoencoder
-
-    training = read_config(AutoencoderConfig, config)
-    with _ranks(threads) as device:
-        train_autoencoder(training, output, progress=not quiet, device=device)
-
-
-@train.command("statistics")
-def train_statistics(config: Config, output: Folder, threads: Threads = None) -> None:
-    """Take the statistics that an autoencoder needs, in one pass through the data."""
-    from .train_autoencoder import AutoencoderConfig, read_statistics
-
-    training = read_config(AutoencoderConfig, config)
-    with _ranks(threads):
-        read_statistics(training, output)
-
-
-@train.command("denoiser")
-def train_denoiser(
-    config: Config, output: Folder, quiet: Quiet = False, threads: Threads = None
-) -> None:
-    """Train a denoiser of trajectories; goes on from the last checkpoint if there is one."""
-    from .train_denoiser import DenoiserConfig, train_denoiser
-
-    training = read_config(DenoiserConfig, config)
-    with _ranks(threads) as device:
-        train_denoiser(training, output, progress=not quiet, device=device)
-
-
-@train.command("bundle")
-def bundle(
-    denoiser: Annotated[Path, typer.Argument(help="The folder of a trained denoiser.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder of the model to write.")
-    ],
-    overwrite: Annotated[bool, typer.Option(help="Replace the model if it exists.")] = False,
-) -> None:
-    """Put an autoencoder, its statistics and a denoiser together as one model."""
-    from .bundle import bundle_model
-
-    bundle_model(denoiser, output, overwrite=overwrite)
-
-
-@train.command("eofs")
-def train_eofs(
-    config: Config,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
-    overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
-    threads: Threads = None,
-) -> None:
-    """Take the EOFs of optimal interpolation, the baseline, from a dataset."""
-    from .baselines import EofConfig, train_eofs
-
-    _use(threads)
-    train_eofs(read_config(EofConfig, config), output, overwrite=overwrite)
 
 
 @app.command()
@@ -130,7 +62,7 @@ def encode(
     from .latents import EncodeConfig, encode_dataset
     from .parallel import process_group
 
-    _use(threads)
+    use_threads(threads)
     job = read_config(EncodeConfig, config)
     with process_group() as device:
         encode_dataset(job, output, overwrite=overwrite, progress=not quiet, device=device)
@@ -203,7 +135,7 @@ def reanalyse(
     from .experiment import ReanalysisConfig, run_reanalysis
 
     job = read_config(ReanalysisConfig, config)
-    with _ranks(threads):
+    with start_ranks(threads):
         result = run_reanalysis(job, output, seed=seed, overwrite=overwrite, progress=not quiet)
     if result is not None:
         count = result.dataset.attrs["observations"]
@@ -223,7 +155,7 @@ def sample(
     from .sample import SampleConfig, run_sample
 
     run = read_config(SampleConfig, config)
-    with _ranks(threads):
+    with start_ranks(threads):
         run_sample(run, output, seed=seed, overwrite=overwrite, progress=not quiet)
 
 
@@ -240,7 +172,7 @@ def filter_states(
     from .filtering import FilterConfig, run_filter
 
     run = read_config(FilterConfig, config)
-    with _ranks(threads):
+    with start_ranks(threads):
         run_filter(run, output, seed=seed, overwrite=overwrite, progress=not quiet)
 
 
@@ -257,7 +189,7 @@ def forecast(
     from .forecast import ForecastConfig, run_forecast
 
     run = read_config(ForecastConfig, config)
-    with _ranks(threads):
+    with start_ranks(threads):
         run_forecast(run, output, seed=seed, overwrite=overwrite, progress=not quiet)
 
 
@@ -304,7 +236,7 @@ def evaluate(
     from .regions import select_regions
     from .runs import open_run
 
-    _use(threads)
+    use_threads(threads)
     parts = [run.rpartition("=") for run in runs]
     result = evaluate(
         [open_run(Path(path), name or None) for name, _, path in parts],
@@ -394,20 +326,6 @@ def network(
     if reports is not None:
         drawn = observe_truth(appa, settings.networks, truth, times, seed, settings.missing)
         write_reports(drawn, appa.catalogue, appa.grid, times, reports, overwrite=overwrite)
-
-
-def _ranks(threads: int | None) -> AbstractContextManager[torch.device]:
-    from .parallel import process_group
-
-    _use(threads)
-    return process_group()
-
-
-def _use(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def main() -> None:
