@@ -33,7 +33,7 @@ from .files import refuse_existing, replacing
 from .mesh import ParallelConfig
 from .network import Network
 from .observe import Observations, observe_truth
-from .parallel import rank
+from .parallel import own_device, rank
 from .reanalysis import SamplerConfig, reanalyse
 from .report import Report, report_scores
 from .rollout import state_times
@@ -174,7 +174,7 @@ def run_reanalysis(
     scored, drawn = config.data is not None, config.figure is not None
     for path in (output, *([table] if scored else []), *([picture] if drawn else [])):
         refuse_existing(path, overwrite=overwrite)
-    appa = Appa.from_pretrained(config.model)
+    appa = Appa.from_pretrained(config.model, own_device())
     truth, times = load_truth(config, appa)
     view = _View.of(config.figure, appa, times) if config.figure else None
     observations = observe_truth(appa, config.networks, truth, times, seed, config.missing)
@@ -194,6 +194,8 @@ def run_reanalysis(
     )
     if rank() > 0:
         return None
+    # What is left are small computations, with arrays in main memory.
+    appa, members = appa.to("cpu"), members.cpu()
     dataset = describe(appa.dataset(members, times), config, seed, observations)
     report = None
     if truth is not None:

@@ -26,6 +26,7 @@ from .experiment import Missing, Networks, truth_and_times
 from .generators import state_generators
 from .mesh import Mesh, ParallelConfig
 from .observe import Observations, observe_truth
+from .parallel import own_device
 from .reanalysis import SamplerConfig, assimilate, complete
 from .rollout import check_known
 from .run import Part, describe_run, draw_run
@@ -98,7 +99,8 @@ def run_filter(
         UserError: If the configuration, the data or the model don't fit together, or the output
             exists.
     """
-    appa, mesh = Appa.from_pretrained(config.model), Mesh.of(config.parallel)
+    appa = Appa.from_pretrained(config.model, own_device())
+    mesh = Mesh.of(config.parallel)
     states = config.states or appa.window
     config = config.model_copy(update={"states": states})
     check_overlap(appa, states, config.overlap, config.every)

@@ -24,6 +24,7 @@ from .experiment import Missing, Networks, truth_and_times
 from .generators import state_generators
 from .mesh import Mesh, ParallelConfig
 from .observe import Observations, observe_truth
+from .parallel import own_device
 from .reanalysis import SamplerConfig, assimilate
 from .rollout import Rollout, RolloutConfig, check_known, decode_states
 from .run import Part, describe_run, draw_run, rollout_parts
@@ -109,7 +110,8 @@ def run_forecast(
         UserError: If the configuration, the data or the model don't fit together, or the output
             exists.
     """
-    appa, mesh = Appa.from_pretrained(config.model), Mesh.of(config.parallel)
+    appa = Appa.from_pretrained(config.model, own_device())
+    mesh = Mesh.of(config.parallel)
     known = config.known or (1 if config.initial == "state" else appa.window)
     config = config.model_copy(update={"known": known})
     truth, times = truth_and_times(appa, config.data, config.start, known, config.missing)

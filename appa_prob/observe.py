@@ -113,17 +113,19 @@ class Observations:
                 variance is added.
 
         Returns:
-            The values and the variances, both with shape :math:`(n)`.
+            The values and the variances, both with shape :math:`(n)`, on the device of the
+            statistics.
         """
         scale = statistics.scale[torch.as_tensor(self.channel)]
         climatology = statistics.climatology(times)
         grid = self.operator.in_shape[-2:]  # that of one mean for all places is a single cell
         climatology = climatology.expand(*climatology.shape[:-2], *grid)
-        mean = self.operator(climatology.reshape(self.operator.in_shape))
+        H = self.operator.to(scale.device)
+        mean = H(climatology.reshape(H.in_shape))
         variance = (self.errors.to(scale) / scale).square()
         if error is not None:
             squares = (error * statistics.scale.reshape(-1, 1, 1)).square()
-            variance = variance + self.operator(squares.expand(self.operator.in_shape)) / scale**2
+            variance = variance + H(squares.expand(H.in_shape)) / scale**2
         return (self.values.to(scale) - self.biases.to(scale) - mean) / scale, variance
 
     def standardised_operator(self, statistics: Statistics) -> WeightedGather:
@@ -136,7 +138,7 @@ class Observations:
         Arguments:
             statistics: The climatology, for its scales :math:`s`.
         """
-        H = self.operator
+        H = self.operator.to(statistics.scale.device)
         scale = statistics.scale.to(H.weights)
         channels = H.indices // H.in_shape[-2:].numel() % H.in_shape[-3]
         ratio = scale[channels] / scale[torch.as_tensor(self.channel)].unsqueeze(-1)
@@ -165,7 +167,7 @@ class Observations:
         """
         y, variance = self.standardised(statistics, times, background)
         # What is not finite is masked elsewhere.
-        good = ~(y.square() > limit**2 * variance).numpy()
+        good = ~(y.square() > limit**2 * variance).cpu().numpy()
         kept = self.select(good)
         return replace(kept, rejected=self.rejected + int((~good).sum()))
 

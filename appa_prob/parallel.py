@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["Replica", "Strategy", "mean_over_ranks", "process_group"]
+__all__ = ["Replica", "Strategy", "mean_over_ranks", "own_device", "process_group"]
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -31,18 +31,31 @@ def process_group() -> Iterator[torch.device]:
     Yields:
         The device of this rank.
     """
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else None
+    device = own_device()
     if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
-        yield device or torch.device("cpu")
+        yield device
         return
-    if device is not None:
+    if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=device)
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
     try:
-        yield device or torch.device("cpu")
+        yield device
     finally:
         dist.destroy_process_group()
+
+
+def own_device() -> torch.device:
+    r"""The device of this rank: a GPU if there are any, else the CPU.
+
+    Example:
+        >>> own_device().type in ("cpu", "cuda")
+        True
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
 
 
 def rank() -> int:

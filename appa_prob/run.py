@@ -101,6 +101,7 @@ def draw_run(
     else:
         kept = list[Tensor]()
     done, memory = (store.done, store.memory) if store else (0, {})
+    memory = {name: tensor.to(appa.error.device) for name, tensor in memory.items()}
     hidden = not progress or rank() > 0
     bar = tqdm(total=len(times), initial=done, disable=hidden, desc=label, unit="state")
     with bar:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from .appa import Appa
 from .errors import UserError
 from .mesh import Mesh, ParallelConfig
+from .parallel import own_device
 from .reanalysis import SamplerConfig
 from .rollout import Rollout, RolloutConfig
 from .run import describe_run, draw_run, rollout_parts
@@ -76,7 +77,8 @@ def run_sample(
         >>> dict(run_sample(config, progress=False).temperature.sizes)["time"]
         3
     """
-    appa, mesh = Appa.from_pretrained(config.model), Mesh.of(config.parallel)
+    appa = Appa.from_pretrained(config.model, own_device())
+    mesh = Mesh.of(config.parallel)
     rollout = Rollout(
         appa,
         parse_time(config.start),

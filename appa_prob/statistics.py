@@ -94,6 +94,7 @@ class Statistics(nn.Module):
 
     def standardise(self, x: Tensor, times: NDArray[np.datetime64]) -> Tensor:
         r"""Physical to standardised states, :math:`(*, L, C, H, W)`."""
+        x = x.to(self.scale.device)
         found = (x - self.climatology(times)) / self.scale.reshape(-1, 1, 1)
         if self.partial is None:
             return found

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 import yaml
 from typer.testing import CliRunner
@@ -14,9 +15,11 @@ from typer.testing import CliRunner
 from appa_prob import run as run_module
 from appa_prob.appa import Appa
 from appa_prob.cli import app, read_config
-from appa_prob.experiment import read_truth
+from appa_prob.experiment import ReanalysisConfig, load_truth, read_truth
 from appa_prob.filtering import FilterConfig, check_overlap, run_filter
 from appa_prob.forecast import ForecastConfig, run_forecast
+from appa_prob.observe import observe_truth
+from appa_prob.reanalysis import reanalyse
 from appa_prob.sample import SampleConfig
 from appa_prob.stream import StateStore
 
@@ -160,3 +163,17 @@ def test_bad_configurations_are_refused(
     text = result.output
     assert text.startswith("error: ") and text.count("\n") == 1 and message in text, text
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_reanalyses_run_where_the_model_is(experiment: Config, device: torch.device) -> None:
+    """What is observed stays in main memory, and follows the model when it is used."""
+    config = ReanalysisConfig.model_validate(experiment)
+    appa = Appa.from_pretrained(config.model, device)
+    truth, times = load_truth(config, appa)
+    assert truth is not None
+    observations = observe_truth(appa, config.networks, truth, times, 0)
+    members = reanalyse(appa, observations, times, members=4, sampler=config.sampler)
+    assert members.device == appa.error.device
+    usual = appa.statistics.climatology(times).cpu() - truth
+    error = (members.mean(0).cpu() - truth).square().mean((0, 2, 3))
+    assert error[0] < 0.5 * usual.square().mean((0, 2, 3))[0]
