@@ -138,7 +138,9 @@ class Observations:
         Arguments:
             statistics: The climatology, for its scales :math:`s`.
         """
-        H = self.operator.to(statistics.scale.device)
+        H = self.operator
+        if H.device != statistics.scale.device:
+            H = H.to(statistics.scale.device)
         scale = statistics.scale.to(H.weights)
         channels = H.indices // H.in_shape[-2:].numel() % H.in_shape[-3]
         ratio = scale[channels] / scale[torch.as_tensor(self.channel)].unsqueeze(-1)

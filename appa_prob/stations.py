@@ -71,6 +71,7 @@ def thin_stations(stations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
         The stations that are kept, sorted by cell.
 
     Example:
+        >>> import numpy as np
         >>> from appa_prob.grid import Grid
         >>> grid = Grid(np.array([-45.0, 45.0]), np.array([0.0, 180.0]))
         >>> len(thin_stations(read_stations(), grid))
