@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from appa_prob.operators import CG, Solver
 
-from .ddim import implicit_step
+from .ddim import implicit_clean
 from .denoiser import Denoiser
-from .integrator import Draw, Integrator, Memory, clean
+from .integrator import Draw, Integrator, Memory
 from .likelihood import Likelihood
 from .linearised import Linearised
 
@@ -102,22 +101,10 @@ class DAPS(Integrator):
     def step(
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: Memory
     ) -> Tensor:
-        start = self._flow(denoiser, x_t, t, draw)
+        start = implicit_clean(denoiser, x_t, t, self.times[-1], self.flow, draw, 0.0)
         x_0 = self._given(start, float(denoiser.schedule.ratio(t)), draw)
         alpha, sigma = denoiser.schedule(s)
         return alpha * x_0 + sigma * draw(x_0)
-
-    def _flow(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, draw: Draw) -> Tensor:
-        """The end of the probability flow, with its last step to no noise at all."""
-        if self.flow > 1:
-            ends = torch.tensor([float(t), self.times[-1]], dtype=torch.float64)
-            high, low = denoiser.schedule.ratio(ends).clamp_min(1e-3).log().tolist()
-            ratios = torch.linspace(high, low, self.flow, dtype=torch.float64).exp()
-            times = denoiser.schedule.time(ratios)
-            for i in range(1, self.flow):
-                x_t = implicit_step(denoiser, x_t, times[i - 1], times[i], draw, 0.0)
-            t = times[-1]
-        return clean(denoiser, x_t, t)
 
     def _given(self, start: Tensor, r: float, draw: Draw) -> Tensor:
         """Draws from the Gaussian about a state, times the likelihood."""

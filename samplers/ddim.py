@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
@@ -102,3 +103,34 @@ def implicit_step(
     kept = (sigma_s.square() - tau.square()).clamp_min(0.0).sqrt() / sigma_t
     x_s = kept * x_t + (alpha_s - kept * alpha_t) * x_hat
     return x_s + tau * draw(x_t) if eta else x_s
+
+
+def implicit_clean(
+    denoiser: Denoiser,
+    x_t: Tensor,
+    t: Tensor,
+    last: float,
+    evaluations: int,
+    draw: Draw,
+    eta: float,
+) -> Tensor:
+    r"""Steps of :class:`DDIM`, even in the logarithm of the noise, and one to no noise at all.
+
+    Arguments:
+        denoiser: The denoiser.
+        x_t: The noisy state, with shape :math:`(*, event)`.
+        t: The time, with shape :math:`()`, no less than the last.
+        last: The last time, from which the step to no noise goes.
+        evaluations: The number of evaluations of the denoiser.
+        draw: Draws white noise.
+        eta: The stochasticity.
+    """
+    if evaluations > 1 and float(t) > last:
+        ends = torch.tensor([float(t), last], dtype=torch.float64)
+        high, low = denoiser.schedule.ratio(ends).clamp_min(1e-3).log().tolist()
+        ratios = torch.linspace(high, low, evaluations, dtype=torch.float64).exp()
+        times = denoiser.schedule.time(ratios)
+        for i in range(1, evaluations):
+            x_t = implicit_step(denoiser, x_t, times[i - 1], times[i], draw, eta)
+        t = times[-1]
+    return clean(denoiser, x_t, t)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from appa_prob.operators import CG, Solver
 
-from .ddim import implicit_step
+from .ddim import implicit_clean
 from .denoiser import Denoiser
 from .foresight import bridge, foreseen
 from .integrator import Draw, Integrator, Memory, clean
@@ -122,7 +122,7 @@ class MGDM(Integrator):
             mean = alpha_u * ((1 - w) * x_0 + w / alpha_t * x_t)
             gaussian = Linearised(likelihood, mean, alpha_u * v, self.solver)
             x_u = gaussian.sample(draw, self.moves, self.beta)
-            x_0 = self._clean(denoiser, x_u, u, draw)
+            x_0 = implicit_clean(denoiser, x_u, u, self.times[-1], self.inner, draw, 1.0)
         memory["clean"] = x_0
         if r_u >= r_s:
             return x_u
@@ -139,15 +139,3 @@ class MGDM(Integrator):
             share = (self.times.index(float(s)) * GOLDEN) % 1
         ratio, least = denoiser.schedule.ratio(torch.stack((s, s.new_tensor(self.times[-1]))))
         return denoiser.schedule.time(torch.maximum(share * ratio, least))
-
-    def _clean(self, denoiser: Denoiser, x_u: Tensor, u: Tensor, draw: Draw) -> Tensor:
-        """Steps of DDPM to no noise at all, the last from the last time."""
-        if self.inner > 1 and float(u) > self.times[-1]:
-            ends = torch.tensor((float(u), self.times[-1]), dtype=torch.float64)
-            high, low = denoiser.schedule.ratio(ends).clamp_min(1e-3).log().tolist()
-            ratios = torch.linspace(high, low, self.inner, dtype=torch.float64).exp()
-            times = denoiser.schedule.time(ratios)
-            for i in range(1, self.inner):
-                x_u = implicit_step(denoiser, x_u, times[i - 1], times[i], draw, 1.0)
-            u = times[-1]
-        return clean(denoiser, x_u, u)
