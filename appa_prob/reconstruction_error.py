@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -125,7 +126,7 @@ class ReconstructionError:
             self.columns,
         )
 
-    @property
+    @cached_property
     def smooth(self) -> SphericalStationary:
         r"""The covariance :math:`S` of fields of shape :math:`(C, H, W)`."""
         return SphericalStationary(self.power, self.latitude, self.columns)
