@@ -27,7 +27,14 @@ from .trajectory_prior import TrajectoryCovariance
 from .transformer import TrajectoryTransformer
 from .windows import Windows, encoded_windows
 
-__all__ = ["DenoiserConfig", "NoiseConfig", "build_denoiser", "recalibrate", "train_denoiser"]
+__all__ = [
+    "DenoiserConfig",
+    "NoiseConfig",
+    "build_denoiser",
+    "recalibrate",
+    "train_denoiser",
+    "validation_losses",
+]
 
 RECALIBRATED = (0.02, 80.0)  # the noise levels between which a trained denoiser is recalibrated
 
@@ -153,7 +160,7 @@ def train_denoiser(
 
     def validate(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, PreconditionedDenoiser)
-        return _validation_losses(model, held, device)
+        return validation_losses(model, held, device)
 
     trainer = Trainer(module, objective, validate, train, config.training, folder)
     average = trainer.run(progress=progress)
@@ -199,10 +206,16 @@ def recalibrate(model: PreconditionedDenoiser, held: Windows) -> Recalibration:
     )
 
 
-def _validation_losses(
+def validation_losses(
     model: PreconditionedDenoiser, held: Windows, device: torch.device | str
 ) -> dict[str, float]:
-    r"""The losses at four noise levels, on about 96 windows with the same noise each time."""
+    r"""The losses at four noise levels, on about 96 windows with the same noise each time.
+
+    Arguments:
+        model: The denoiser.
+        held: The windows of the validation period.
+        device: The device of the denoiser.
+    """
     starts = torch.arange(0, len(held) - 1, max(len(held.latents) // 96, 1))
     figures = {}
     for sigma in (0.1, 0.3, 1.0, 3.0):
