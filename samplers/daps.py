@@ -69,6 +69,7 @@ class DAPS(Integrator):
         ValueError: If an argument is out of its range.
 
     Example:
+        >>> import torch
         >>> from appa_prob.operators import Isotropic, Nonlinear
         >>> from appa_prob.samplers import GaussianDenoiser, GaussianLikelihood, VESchedule
         >>> prior = GaussianDenoiser(torch.zeros(2), Isotropic(1.0, 2), VESchedule(0.01, 100.0))
