@@ -27,14 +27,14 @@ from appa_prob.operators import CG, GMRES, Cholesky
 from appa_prob.operators.dense import LIMIT
 
 from .daps import DAPS
-from .denoiser import Denoiser
+from .denoiser import Denoiser, check_denoiser
 from .dpm_solver import DPMSolver
 from .gaussian import Gaussian
 from .gaussian_denoiser import GaussianDenoiser
 from .guidance import Conditioning
 from .integrator import Integrator
 from .iterated import IteratedMMPS
-from .likelihood import Likelihood
+from .likelihood import Likelihood, check_likelihood
 from .mixture_denoiser import MixtureDenoiser
 from .mmps import MMPS
 from .sda import SDA
@@ -100,7 +100,7 @@ def sample(
         progress: Whether to show a progress bar, where there are steps.
 
     Raises:
-        TypeError: If the prior is no denoiser, or the likelihood is none.
+        TypeError: If the prior is no denoiser, the likelihood none, or the count no integer.
         ValueError: If the likelihood is not one of the denoiser's states, or the count is not
             positive.
 
@@ -130,27 +130,10 @@ def sample(
 
 
 def _check(prior: Denoiser, likelihood: Likelihood, count: int) -> None:
-    if not isinstance(prior, Denoiser):
-        raise TypeError(
-            f"expected a Denoiser as the prior, got {type(prior).__name__}; a network becomes one "
-            "by CleanPrediction, NoisePrediction, VPrediction, FlowPrediction or ScorePrediction, "
-            "a Gaussian by GaussianDenoiser"
-        )
-    missing = [
-        name
-        for name in ("y", "in_shape", "log_prob", "linearize")
-        if not hasattr(likelihood, name)
-    ]
-    if missing:
-        raise TypeError(
-            f"expected a likelihood, got {type(likelihood).__name__} without {missing}; an "
-            "observation y of a map with Gaussian errors is GaussianLikelihood(map, y, covariance)"
-        )
-    if likelihood.in_shape != prior.event_shape:
-        raise ValueError(
-            f"expected a likelihood of states of shape {tuple(prior.event_shape)}, those of the "
-            f"prior, got one of shape {tuple(likelihood.in_shape)}"
-        )
+    check_denoiser(prior)
+    check_likelihood(likelihood, prior.event_shape)
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(f"expected the number of samples, an integer, got {count!r}")
     if count < 1:
         raise ValueError(f"expected a count >= 1, got {count}")
 

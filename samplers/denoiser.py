@@ -12,7 +12,7 @@ from appa_prob.operators import TweedieCovariance
 from .gaussian import Gaussian
 from .schedule import Schedule
 
-__all__ = ["Denoiser", "over"]
+__all__ = ["Denoiser", "check_denoiser", "over"]
 
 
 class Denoiser(nn.Module, ABC):
@@ -45,6 +45,9 @@ class Denoiser(nn.Module, ABC):
         super().__init__()
         self.event_shape = Size(event_shape)
         self.schedule = schedule
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.event_shape)}, {self.schedule!r}"
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
@@ -112,6 +115,23 @@ class Denoiser(nn.Module, ABC):
                 f"{type(self).__name__}: expected t of shape () or {tuple(batch)}, the batch of "
                 f"x_t, got {tuple(t.shape)}"
             )
+
+
+def check_denoiser(denoiser: object) -> None:
+    r"""Checks that a prior is a denoiser.
+
+    Arguments:
+        denoiser: What should be one.
+
+    Raises:
+        TypeError: If it is none, saying how a network becomes one.
+    """
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            f"expected a Denoiser as the prior, got {type(denoiser).__name__}; a network becomes "
+            "one by CleanPrediction, NoisePrediction, VPrediction, FlowPrediction or "
+            "ScorePrediction, a Gaussian by GaussianDenoiser"
+        )
 
 
 def over(c: Tensor, event_shape: Size) -> Tensor:

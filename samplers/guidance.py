@@ -36,9 +36,9 @@ from torch import Tensor
 
 from appa_prob.operators import InnovationCovariance, Operator, Solver
 
-from .denoiser import Denoiser
+from .denoiser import Denoiser, check_denoiser
 from .gaussian import Gaussian
-from .likelihood import Likelihood
+from .likelihood import Likelihood, check_likelihood
 
 __all__ = ["Conditioning", "Guidance"]
 
@@ -57,17 +57,18 @@ class Guidance(Denoiser):
         likelihood: The likelihood :math:`p(y \mid x)`.
 
     Raises:
+        TypeError: If the denoiser or the likelihood is none.
         ValueError: If the likelihood is not one of the denoiser's states.
     """
 
     def __init__(self, denoiser: Denoiser, likelihood: Likelihood) -> None:
+        check_denoiser(denoiser)
+        check_likelihood(likelihood, denoiser.event_shape)
         super().__init__(denoiser.event_shape, denoiser.schedule)
-        if likelihood.in_shape != denoiser.event_shape:
-            raise ValueError(
-                f"expected a likelihood of states of shape {tuple(denoiser.event_shape)}, those "
-                f"of the denoiser, got one of shape {tuple(likelihood.in_shape)}"
-            )
         self.denoiser, self.likelihood = denoiser, likelihood
+
+    def extra_repr(self) -> str:
+        return f"(likelihood): {self.likelihood!r}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -97,6 +98,9 @@ class Conditioning(Guidance):
     ) -> None:
         super().__init__(denoiser, likelihood)
         self.solver, self.bounded = solver, bounded
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}\n(solver): {self.solver!r}"
 
     def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
         return self.posterior(x_t, t).mean

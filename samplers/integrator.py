@@ -7,7 +7,7 @@ and the device of states: a ratio of scales keeps its digits, and no step waits 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, ClassVar, TypeAlias
@@ -16,7 +16,8 @@ import torch
 from torch import Size, Tensor
 from tqdm import tqdm
 
-from .denoiser import Denoiser
+from .denoiser import Denoiser, check_denoiser
+from .likelihood import check_likelihood
 from .state import State
 
 __all__ = ["Draw", "Generators", "Integrator", "Memory", "clean"]
@@ -37,6 +38,7 @@ class Integrator(ABC):
             that is left at the last time at the price of a posterior slightly too narrow.
 
     Raises:
+        TypeError: If the steps are neither an integer nor times.
         ValueError: If there is no step, or if times don't decrease within :math:`[0, 1]`.
     """
 
@@ -50,6 +52,10 @@ class Integrator(ABC):
             if self.steps < 1:
                 raise ValueError(f"expected at least 1 step, got {self.steps}")
             return
+        if not isinstance(self.steps, Iterable):
+            raise TypeError(
+                f"expected the number of steps, an integer, or the times, got {self.steps!r}"
+            )
         times = [float(t) for t in self.steps]
         ordered = all(a > b for a, b in pairwise(times))
         if len(times) < 2 or not ordered or not (1.0 >= times[0] and times[-1] >= 0.0):
@@ -130,10 +136,12 @@ class Integrator(ABC):
             generator: The generators, set as they were when the state was taken.
 
         Raises:
+            TypeError: If the denoiser is none.
             ValueError: If the noise is not finite or not of shape :math:`(*, event)`, if the
                 state is one of other times or other generators, or if the denoiser is one of
                 pieces of trajectories and the integrator needs whole ones.
         """
+        check_denoiser(denoiser)
         if denoiser.total is not None and not self.pieces:
             raise ValueError(
                 f"{type(self).__name__} needs whole trajectories, got a denoiser of a piece, of "
@@ -268,11 +276,7 @@ def _check_likelihood(likelihood: Any, event: Size, x_t: Tensor) -> None:
     """That of methods which know one is of states as those that are sampled."""
     if likelihood is None:
         return
-    if likelihood.in_shape != event:
-        raise ValueError(
-            f"expected a likelihood of states of shape {tuple(event)}, those of the denoiser, got "
-            f"one of shape {tuple(likelihood.in_shape)}"
-        )
+    check_likelihood(likelihood, event)
     dtype = likelihood.y.dtype
     if dtype.is_floating_point and dtype != x_t.dtype:
         raise ValueError(

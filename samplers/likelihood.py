@@ -11,7 +11,7 @@ from appa_prob.operators import Dense, Diagonal, Isotropic, Map, Operator, Scali
 
 from .log_density import log_density
 
-__all__ = ["GaussianLikelihood", "Likelihood"]
+__all__ = ["GaussianLikelihood", "Likelihood", "check_likelihood"]
 
 
 class Likelihood(Protocol):
@@ -46,6 +46,31 @@ class Likelihood(Protocol):
 
     def to(self, *args: Any, **kwargs: Any) -> Likelihood:
         r"""Moves to a device or a floating type, as :meth:`torch.Tensor.to`."""
+
+
+def check_likelihood(likelihood: Any, event_shape: Size) -> None:
+    r"""Checks that a likelihood is one, of states of a shape.
+
+    Arguments:
+        likelihood: What should be a likelihood.
+        event_shape: The shape of states.
+
+    Raises:
+        TypeError: If it lacks what :class:`Likelihood` asks for.
+        ValueError: If it is one of states of another shape.
+    """
+    wanted = ("y", "in_shape", "log_prob", "linearize", "to")
+    missing = [name for name in wanted if not hasattr(likelihood, name)]
+    if missing:
+        raise TypeError(
+            f"expected a likelihood, got {type(likelihood).__name__} without {missing}; an "
+            "observation y of a map with Gaussian errors is GaussianLikelihood(map, y, covariance)"
+        )
+    if likelihood.in_shape != event_shape:
+        raise ValueError(
+            f"expected a likelihood of states of shape {tuple(event_shape)}, those of the "
+            f"denoiser, got one of shape {tuple(likelihood.in_shape)}"
+        )
 
 
 class GaussianLikelihood:
@@ -123,6 +148,9 @@ class GaussianLikelihood:
         r"""The residual, the Jacobian of the map and the covariance of the errors at :math:`x`."""
         value, H = self.map.linearize(x)
         return self.y - value, H, self.covariance
+
+    def __repr__(self) -> str:
+        return f"GaussianLikelihood({self.map!r}, y: {tuple(self.y.shape)}, {self.covariance!r})"
 
     def to(self, *args: Any, **kwargs: Any) -> GaussianLikelihood:
         r"""Moves to a device or a floating type, as :meth:`torch.Tensor.to`."""

@@ -184,3 +184,5 @@ def test_what_is_none_is_refused() -> None:
         sample(gaussian(), GaussianLikelihood(Mask(torch.tensor([True])), torch.zeros(1), 1.0))
     with pytest.raises(ValueError, match="count >= 1"):
         sample(gaussian(), likelihood, 0)
+    with pytest.raises(TypeError, match=r"number of samples, an integer, got \(3,\)"):
+        sample(gaussian(), likelihood, (3,))  # type: ignore[arg-type]

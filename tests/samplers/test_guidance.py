@@ -133,3 +133,13 @@ def test_bad_guidance_is_refused() -> None:
         MMPS(prior(), wrong)
     with pytest.raises(ValueError, match="zeta"):
         DPS(prior(), GaussianLikelihood(A, Y, 0.1), zeta=float("nan"))
+    with pytest.raises(TypeError, match="expected a Denoiser as the prior, got Linear"):
+        MMPS(torch.nn.Linear(4, 4), GaussianLikelihood(A, Y, 0.1))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"expected a likelihood, got Tensor without \['y'"):
+        MMPS(prior(), Y)  # type: ignore[arg-type]
+
+
+def test_guidance_shows_what_it_is_made_of() -> None:
+    shown = repr(MMPS(prior(), GaussianLikelihood(A, Y, 0.1)))
+    for part in ("GaussianLikelihood(Mask((4,) -> (2,))", "GMRES(", "GaussianDenoiser((4,), VE"):
+        assert part in shown

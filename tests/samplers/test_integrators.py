@@ -287,6 +287,15 @@ def test_bad_arguments_are_refused(call, message: str) -> None:  # type: ignore[
         call()
 
 
+def test_what_is_neither_steps_nor_a_denoiser_is_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"the number of steps, an integer, or the times, got 3\.5"
+    ):
+        DDIM(3.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expected a Denoiser as the prior, got Linear"):
+        DDIM(3)(torch.nn.Linear(2, 2), torch.zeros(2))  # type: ignore[arg-type]
+
+
 def test_a_missing_generator_and_a_diverging_denoiser_are_reported(device: torch.device) -> None:
     d = posterior(device)
     with pytest.raises(ValueError, match="a generator for each member"):
