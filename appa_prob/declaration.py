@@ -21,6 +21,9 @@ Keys of every network:
 - `variables`: The variables that are observed, as the dataset calls them.
 - `levels`: The levels at which they are; variables without levels ignore it. By default the lowest
   one for stations, that is, the largest value (of sigma or pressure), and all for satellites.
+- `vertical`: What becomes of levels between those of states: `exact`, the default, refuses them,
+  and `log-pressure` interpolates linearly in the logarithm of levels
+  (:func:`appa_prob.vertical.see_level`). Levels beyond the first and the last are refused.
 - `error`: The standard deviation of the errors of each variable, with a unit, or a list of them,
   one a level, in the order of `levels` (by default that of the dataset).
 - `bias`: What the observations of each variable are too large by, with a unit, in the same way as
@@ -78,7 +81,8 @@ Of `reports`, which are observations with values as well:
 - `half_window`: How far from the time of a state reports may be. By default reports between states
   are refused.
 - `variables`: By default all of the file. `error`: For what has none in the file. `levels`: By
-  default all; reports of variables on levels that don't tell their level are of the lowest one.
+  default all, and all others are left out; reports of variables on levels that don't tell their
+  level are of the lowest one. Of a list of errors, one a level, those between are interpolated.
   `spacing`: None by default: all reports count, also those of one cell.
 
 At each time a network of another kind observes a cell of the grid once at most, at the station or

@@ -114,7 +114,7 @@ class GriddedNetwork(AnalysisNetwork):
         columns = []
         for row in self.rows(catalogue):
             channel = catalogue.channels[row.channel]
-            field = states[:, own.index(channel.variable, channel.level)].double()
+            field = states[:, own.index(channel.variable, row.level)].double()
             units = own.units(channel.variable)
             factor, offset = converter(units, channel.units, f"{self.file}: {channel.variable}")
             columns.append(torch.flatten(field * factor + offset))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -22,6 +22,7 @@ from .errors import UserError, unknown
 from .stencils import bilinear
 from .thinning import thin_by_distance
 from .units import parse_quantity
+from .vertical import Vertical, see_level
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,8 +50,9 @@ class Footprints:
         errors: The standard deviations of their errors in these units, with shape :math:`(K)`, or
             :math:`(N, K)` where those of points differ.
         biases: Their biases, with shape :math:`(K)`.
-        sources: The positions of the channels that are mixed, with shape :math:`(K, J)`.
-        mixture: The weights of these, with shape :math:`(K, J)`.
+        sources: The positions of the channels that are mixed, with shape :math:`(K, J)`, or
+            :math:`(N, K, J)` where those of points differ.
+        mixture: The weights of these, with the same shape.
         cells: The cells :math:`i W + j` that a point sees, with shape :math:`(N, S)`.
         weights: The weights of these, with shape :math:`(N, S)`.
         seen: Whether a point sees a channel, with shape :math:`(N, K)`.
@@ -104,6 +106,7 @@ class Row:
         bias: Its bias.
         sources: The positions of the channels that it mixes.
         mixture: The weights of these.
+        level: Its level, if it is one that is not mixed by weighting functions.
     """
 
     channel: int
@@ -111,6 +114,7 @@ class Row:
     bias: float
     sources: tuple[int, ...]
     mixture: tuple[float, ...]
+    level: float | None = None
 
 
 class Every(BaseModel):
@@ -144,6 +148,7 @@ class Network(BaseModel, ABC):
     levels: tuple[float, ...] | None = Field(
         default=None, min_length=1, description="a list of numbers"
     )
+    vertical: Vertical = Field(default="exact", description="`exact` or `log-pressure`")
     error: dict[str, str | float | list[str | float]] = Field(
         description="a number with a unit for each variable, as in {temperature: 1.0 K}"
     )
@@ -240,8 +245,9 @@ class Network(BaseModel, ABC):
         levels: tuple[float | None, ...] = (None,)
         if known:
             levels = self.default_levels(known) if self.levels is None else self.levels
-        channels = [catalogue.index(variable, level) for level in levels]
-        yield from self._measured(variable, catalogue, [((c,), (1.0,)) for c in channels])
+        mixtures = [see_level(catalogue, variable, level, self.vertical) for level in levels]
+        for row, level in zip(self._measured(variable, catalogue, mixtures), levels, strict=True):
+            yield replace(row, level=level)
 
     def _measured(
         self,

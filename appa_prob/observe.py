@@ -278,14 +278,16 @@ def compile_footprints(
     """
     cells = grid.shape[0] * grid.shape[1]
     point, row = np.nonzero(footprints.seen)
+    mixed = (*footprints.seen.shape, footprints.sources.shape[-1])
+    channels, mixture = (
+        torch.as_tensor(np.broadcast_to(x, mixed)[point, row])
+        for x in (footprints.sources, footprints.mixture)
+    )
     place = torch.as_tensor(footprints.time[point]) * len(catalogue.channels)
-    sources = torch.as_tensor(footprints.sources[row])
     # For each observation, source and cell that it sees.
-    indices = (place.unsqueeze(-1) + sources).unsqueeze(-1) * cells
+    indices = (place.unsqueeze(-1) + channels).unsqueeze(-1) * cells
     indices = indices + torch.as_tensor(footprints.cells[point]).unsqueeze(1)
-    weights = torch.as_tensor(footprints.mixture[row]).unsqueeze(-1) * torch.as_tensor(
-        footprints.weights[point]
-    ).unsqueeze(1)
+    weights = mixture.unsqueeze(-1) * torch.as_tensor(footprints.weights[point]).unsqueeze(1)
     shape = (length, len(catalogue.channels), *grid.shape)
     operator = WeightedGather(indices.flatten(1), weights.flatten(1).float(), shape)
     unknown = np.full(1, np.nan) if footprints.values is None else footprints.values

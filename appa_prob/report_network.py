@@ -15,6 +15,7 @@ from .reports import read_reports
 from .stencils import bilinear
 from .thinning import thin_by_distance
 from .units import converter, parse_quantity
+from .vertical import see_level
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,6 +104,13 @@ class ReportNetwork(Network):
         seen[point, columns] = True
         values[point, columns] = table["value"]
         errors[point, columns] = table["error"]
+        sources, mixture = channels[:, None], np.ones((len(channels), 1))
+        if self.vertical != "exact":
+            sources = np.broadcast_to(channels[:, None], (*shape, 2)).copy()
+            mixture = np.broadcast_to([1.0, 0.0], (*shape, 2)).copy()
+            sources[point, columns, 1] = table["other"]
+            mixture[point, columns, 0] = table["share"]
+            mixture[point, columns, 1] = 1 - table["share"]
         latitude, longitude = (table[x].to_numpy()[first] for x in ("latitude", "longitude"))
         cells, weights = bilinear(latitude, longitude, grid)
         rows = self._biases(catalogue)
@@ -115,8 +123,8 @@ class ReportNetwork(Network):
             channels,
             errors,
             np.array([rows.get(catalogue.channels[i].variable, 0.0) for i in channels]),
-            channels[:, None],
-            np.ones((len(channels), 1)),
+            sources,
+            mixture,
             cells,
             weights,
             seen,
@@ -150,20 +158,24 @@ class ReportNetwork(Network):
         return table.assign(state=state).loc[~off].reset_index(drop=True)
 
     def _measure(self, table: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
-        r"""Channels, values and errors in the units of the catalogue."""
+        r"""Channels, values and errors in the units of the catalogue.
+
+        A report sees `share` of its channel and, between two levels, the rest of an`other`.
+        """
         for variable in {**self.bias, **self.units}:
             catalogue.units(variable)
         for variable, given in self.error.items():
             for quantity in given if isinstance(given, list) else [given]:
                 parse_quantity(quantity, catalogue.units(variable), f"error for {variable}")
-        channel = np.zeros(len(table), dtype=np.int64)
+        channel, other = np.zeros((2, len(table)), dtype=np.int64)
+        share, kept = np.ones(len(table)), np.ones(len(table), dtype=bool)
         value, error = (
             table[name].to_numpy(dtype=np.float64).copy() for name in ("value", "error")
         )
         keys = ["variable", "level", "units"]
         group = table.groupby(keys, dropna=False, sort=False).ngroup().to_numpy()
-        for number in range(group.max() + 1):
-            rows = np.flatnonzero(group == number)
+        order = np.argsort(group, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
             variable, level, units = (table[key].iloc[rows[0]] for key in keys)
             if variable not in catalogue.variables:
                 raise UserError(
@@ -176,30 +188,39 @@ class ReportNetwork(Network):
             )
             value[rows] = value[rows] * factor + offset
             error[rows] *= factor
-            channel[rows] = index = self._channel(variable, level, catalogue)
+            level = self._level(variable, level, catalogue)
+            if level is not None and self.levels and not _among(level, self.levels):
+                kept[rows] = False
+                continue
+            sources, weights = see_level(catalogue, variable, level, self.vertical)
+            main = int(np.argmax(weights))
+            channel[rows], other[rows], share[rows] = (
+                sources[main],
+                sources[main - 1],
+                weights[main],
+            )
             lacking = rows[np.isnan(error[rows])]
             if len(lacking):
-                error[lacking] = self._error(variable, index, catalogue)
-        bad = np.flatnonzero(~(error > 0))
+                error[lacking] = self._error(variable, level, catalogue)
+        bad = np.flatnonzero(~(error > 0) & kept)
         if len(bad):
             raise UserError(
                 f"expected errors above 0, got {error[bad[0]]:g} for {table['variable'][bad[0]]}"
             )
-        table = table.assign(channel=channel, value=value, error=error)
-        if self.levels is None:
-            return table
-        levels = np.array([c.level if c.level is not None else np.nan for c in catalogue.channels])
-        kept = np.isnan(levels) | np.isin(levels, self.levels)
-        chosen: pd.DataFrame = table.loc[kept[channel]]
+        if not kept.any():
+            raise UserError(f"{self.file} has no reports of `levels`")
+        table = table.assign(channel=channel, other=other, share=share, value=value, error=error)
+        chosen: pd.DataFrame = table.loc[kept]
         return chosen.reset_index(drop=True)
 
-    def _channel(self, variable: str, level: float, catalogue: Catalogue) -> int:
+    def _level(self, variable: str, level: float, catalogue: Catalogue) -> float | None:
         levels = catalogue.levels(variable)
         if not levels:
-            return catalogue.index(variable)  # which is observed where it is, whatever is said
-        return catalogue.index(variable, max(levels) if np.isnan(level) else level)
+            return None  # observed where it is, whatever is said
+        return max(levels) if np.isnan(level) else level
 
-    def _error(self, variable: str, channel: int, catalogue: Catalogue) -> float:
+    def _error(self, variable: str, level: float | None, catalogue: Catalogue) -> float:
+        r"""The declared error; between the levels of a list that of both, interpolated."""
         units, levels = catalogue.units(variable), catalogue.levels(variable)
         if variable not in self.error:
             raise UserError(
@@ -208,14 +229,15 @@ class ReportNetwork(Network):
             )
         given: Any = self.error[variable]
         if isinstance(given, list):
-            own = self.levels or levels
-            level = catalogue.channels[channel].level
-            if len(given) != len(own) or level not in own:
+            own = np.array(self.levels or levels)
+            if len(given) != len(own) or level is None:
                 raise UserError(
                     f"error for {variable}: expected one for each of {len(own)} levels, got "
                     f"{len(given)}"
                 )
-            given = given[own.index(level)]
+            errors = [parse_quantity(x, units, f"error for {variable}") for x in given]
+            order = np.argsort(own)
+            return float(np.interp(np.log(level), np.log(own[order]), np.array(errors)[order]))
         return parse_quantity(given, units, f"error for {variable}")
 
     def _biases(self, catalogue: Catalogue) -> dict[str, float]:
@@ -236,6 +258,10 @@ class ReportNetwork(Network):
                     self.spacing,
                 )
             ]
-            for rows in table.groupby("channel").indices.values()
+            for rows in table.groupby(["channel", "other", "share"]).indices.values()
         ]
         return table.iloc[np.sort(np.concatenate(kept))].reset_index(drop=True)
+
+
+def _among(level: float, levels: tuple[float, ...]) -> bool:
+    return bool(np.isclose(levels, level, rtol=1e-5, atol=0.0).any())

@@ -60,8 +60,11 @@ class ScanningNetwork(Network):
 
     @model_validator(mode="after")
     def _levels_or_weighting(self) -> ScanningNetwork:
-        if self.levels is not None and self.weighting is not None:
-            raise UserError("expected `levels` or `weighting`, which sees all levels, not both")
+        if self.weighting is not None and (self.levels is not None or self.vertical != "exact"):
+            raise UserError(
+                "expected `levels` or `weighting`, which sees all levels, not both: leave out "
+                "`weighting`, or `levels` and `vertical`"
+            )
         return self
 
     @abstractmethod
