@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["UserError", "unknown"]
+__all__ = ["NothingObserved", "UserError", "unknown"]
 
 
 class UserError(ValueError):
@@ -11,6 +11,10 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class NothingObserved(UserError):
+    r"""A network observes nothing of the states that were asked for."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

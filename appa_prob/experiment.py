@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import xarray as xr
@@ -25,7 +25,7 @@ from pydantic import (
 from torch import Tensor
 
 from .appa import Appa
-from .dataset import Source, open_dataset, read_states, select_period, shipped_sample
+from .dataset import Source
 from .declaration import parse_networks
 from .errors import UserError
 from .figure import draw_reanalysis
@@ -36,20 +36,17 @@ from .observe import Observations, observe_truth
 from .parallel import own_device, rank
 from .reanalysis import SamplerConfig, reanalyse
 from .report import Report, report_scores
-from .rollout import state_times
-from .sample import parse_time
+from .truth import Missing, open_truth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "Missing",
     "Networks",
     "Reanalysis",
     "ReanalysisConfig",
-    "read_truth",
+    "load_truth",
     "run_reanalysis",
-    "truth_and_times",
 ]
 
 
@@ -88,7 +85,6 @@ def _parse(value: object) -> object:
     return parse_networks({"networks": value}, Path())
 
 
-Missing = Literal["refuse", "mask"]
 Networks = Annotated[tuple[SerializeAsAny[Network], ...], BeforeValidator(_parse)]
 
 
@@ -226,57 +222,15 @@ def run_reanalysis(
 def load_truth(
     config: ReanalysisConfig, appa: Appa
 ) -> tuple[Tensor | None, NDArray[np.datetime64]]:
-    r"""Reads the states that are the truth, if there is one, and their times, as
-    :func:`truth_and_times` does.
+    r"""Reads the states that are the truth, if there is one, with shape :math:`(L, C, H, W)`, and
+    their times, as :func:`~appa_prob.truth.open_truth` does.
 
     Arguments:
         config: What to reanalyse.
         appa: The model, which the data must fit.
     """
-    return truth_and_times(appa, config.data, config.start, config.states, config.missing)
-
-
-def truth_and_times(
-    appa: Appa, data: Path | str | None, start: str, states: int, missing: Missing
-) -> tuple[Tensor | None, NDArray[np.datetime64]]:
-    r"""As :func:`read_truth`, but if there are no data: then there is no truth, and times are as
-    far apart as the model was trained on.
-    """
-    if data is None:
-        return None, state_times(parse_time(start), states, appa.step)
-    return read_truth(appa, data, start, states, missing)
-
-
-def read_truth(
-    appa: Appa, data: Path | str, start: str, states: int, missing: Missing = "refuse"
-) -> tuple[Tensor, NDArray[np.datetime64]]:
-    r"""Reads the states that are the truth, and their times.
-
-    Arguments:
-        appa: The model, which the data must fit.
-        data: The dataset; `sample` is the one that ships with the package.
-        start: The first time.
-        states: The number of states.
-        missing: Whether values that are not finite are refused.
-
-    Returns:
-        The states in physical units, with shape :math:`(L, C, H, W)`, and their times.
-
-    Raises:
-        UserError: If the data don't fit the model, or hold too few states.
-    """
-    dataset = open_dataset(shipped_sample(data))
-    appa.grid.check(dataset.latitude.values, dataset.longitude.values)
-    appa.catalogue.check(dataset)
-    dataset = select_period(dataset, start, None)
-    if dataset.sizes["time"] < states:
-        last = np.datetime_as_string(dataset.time.values[-1], unit="m")
-        raise UserError(
-            f"expected {states} states from {start} on, got {dataset.sizes['time']}: the dataset "
-            f"ends at {last}; take an earlier start or fewer states"
-        )
-    dataset = dataset.isel(time=slice(states))
-    return read_states(dataset, appa.catalogue, allow_missing=missing == "mask")
+    truth, times = open_truth(appa, config.data, config.start, config.states, config.missing)
+    return None if truth is None else truth[:], times
 
 
 def describe(

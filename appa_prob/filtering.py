@@ -6,11 +6,15 @@ Each cycle assimilates a window that ends at the present. What was observed befo
 come in by its first states: the mean of the cycle that ended with them counts as an observation,
 with the spread of its members as its error. It was drawn given the observations until then, and
 those of the other states of the window are new to it, so that none is used twice.
+
+What a window observes is drawn, or read, when its turn comes: the errors of observations depend on
+their time, so that windows that overlap agree on what they share, and nothing has to be kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,8 +25,8 @@ from torch import Tensor
 
 from .appa import Appa
 from .dataset import Source
-from .errors import UserError
-from .experiment import Missing, Networks, truth_and_times
+from .errors import NothingObserved, UserError
+from .experiment import Networks
 from .generators import state_generators
 from .mesh import Mesh, ParallelConfig
 from .observe import Observations, observe_truth
@@ -30,6 +34,7 @@ from .parallel import own_device
 from .reanalysis import SamplerConfig, assimilate, complete
 from .rollout import check_known
 from .run import Part, describe_run, draw_run
+from .truth import Missing, open_truth
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,19 +110,20 @@ def run_filter(
     config = config.model_copy(update={"states": states})
     check_overlap(appa, states, config.overlap, config.every)
     length = states + (config.cycles - 1) * config.every
-    truth, times = truth_and_times(appa, config.data, config.start, length, config.missing)
-    observations = observe_truth(appa, config.networks, truth, times, seed, config.missing)
+    truth, times = open_truth(appa, config.data, config.start, length, config.missing)
+    observe = partial(observe_truth, appa, config.networks, truth, times, seed, config.missing)
+    first = observe(range(states))
     appa.trajectory_denoiser(times[:states])  # which says what is wrong with the times
     return draw_run(
         lambda done, memory: filter_cycles(
-            appa, observations, times, config, seed=seed, first=done, memory=memory, mesh=mesh
+            appa, observe, times, config, seed=seed, first=done, memory=memory, mesh=mesh
         ),
         appa,
         times[states - 1 :: config.every],
         config.members,
         parts=(1,),
         attributes=describe_run(
-            "filter", "States filtered in cycles", config, seed, appa, observations.values
+            "filter", "States filtered in cycles", config, seed, appa, first.values
         ),
         output=output,
         overwrite=overwrite,
@@ -129,7 +135,7 @@ def run_filter(
 
 def filter_cycles(
     appa: Appa,
-    observations: Observations,
+    observe: Callable[[range], Observations],
     times: NDArray[np.datetime64],
     config: FilterConfig,
     *,
@@ -142,7 +148,8 @@ def filter_cycles(
 
     Arguments:
         appa: The model.
-        observations: The observations of all times; a cycle uses those of its window.
+        observe: Gives the observations of some states, those of a window, as of a trajectory of
+            these states.
         times: The times.
         config: The cycles.
         seed: What all that is random depends on.
@@ -161,7 +168,7 @@ def filter_cycles(
         window, now = times[start : start + states], times[start + states - 1 : start + states]
         generators = state_generators(seed, cycle, mine, piece, appa.error.device)
         past, error = None, 1.0
-        seen = observations.within(start, start + states)
+        seen = _observed(observe, appa, range(start, start + states))
         if config.overlap and len(kept) == lag:
             past, error = _background(kept[0], len(mine))
             seen = seen.select(seen.time >= config.overlap)
@@ -193,6 +200,16 @@ def filter_cycles(
             kept = [*kept, whole][-lag:]
         memory = {"past": torch.stack(kept)} if kept else {}
         yield Part(new if ends else new[:, :0], memory, 1, range(0 if ends else 1, 1))
+
+
+def _observed(observe: Callable[[range], Observations], appa: Appa, window: range) -> Observations:
+    """What is observed in a window, which may be nothing once there was something."""
+    try:
+        return observe(window)
+    except NothingObserved:
+        if window.start == 0:
+            raise
+        return Observations.none((len(window), *appa.autoencoder.state_shape))
 
 
 def _background(z: Tensor, count: int) -> tuple[Tensor, float]:

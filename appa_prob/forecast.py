@@ -20,7 +20,7 @@ from torch import Tensor
 from .appa import Appa
 from .dataset import Source
 from .errors import UserError
-from .experiment import Missing, Networks, truth_and_times
+from .experiment import Networks
 from .generators import state_generators
 from .mesh import Mesh, ParallelConfig
 from .observe import Observations, observe_truth
@@ -28,6 +28,7 @@ from .parallel import own_device
 from .reanalysis import SamplerConfig, assimilate
 from .rollout import Rollout, RolloutConfig, check_known, decode_states
 from .run import Part, describe_run, draw_run, rollout_parts
+from .truth import Missing, open_truth
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +115,8 @@ def run_forecast(
     mesh = Mesh.of(config.parallel)
     known = config.known or (1 if config.initial == "state" else appa.window)
     config = config.model_copy(update={"known": known})
-    truth, times = truth_and_times(appa, config.data, config.start, known, config.missing)
+    source, times = open_truth(appa, config.data, config.start, known, config.missing)
+    truth = None if source is None else source[:]
     observations, known_values = None, truth
     if config.networks is not None:
         if known < appa.window:

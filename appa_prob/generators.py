@@ -6,12 +6,17 @@ the state in the block: neither on what is drawn beside it nor on which rank dra
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
-__all__ = ["state_generators"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["noise_by_state", "state_generators", "time_generators"]
 
 
 def state_generators(
@@ -45,6 +50,52 @@ def state_generators(
         [_generator(seed, (number, member, place), device) for place in places]
         for member in members
     ]
+
+
+def time_generators(seed: int, times: NDArray[np.datetime64]) -> list[torch.Generator]:
+    r"""A source of random numbers for each of some times.
+
+    Arguments:
+        seed: What all that is random depends on.
+        times: The times.
+
+    Example:
+        >>> times = np.array(["2004-01-01T00", "2004-01-01T06"], dtype="datetime64[ns]")
+        >>> first, second = time_generators(0, times)
+        >>> time_generators(0, times[1:])[0].initial_seed() == second.initial_seed()
+        True
+    """
+    # Spawn keys are not negative; times before 1970 are.
+    seconds = times.astype("datetime64[s]").astype(np.int64).astype(np.uint64)
+    return [_generator(seed, (int(second),), "cpu") for second in seconds]
+
+
+def noise_by_state(
+    time: NDArray[np.int64], generators: Sequence[torch.Generator], like: Tensor
+) -> Tensor:
+    r"""White noise for observations, those of a state from its own source.
+
+    Arguments:
+        time: The index of the state of each, with shape :math:`(n)`.
+        generators: The sources, one for each state.
+        like: A tensor of the type that is wanted.
+
+    Returns:
+        The noise, with shape :math:`(n)`.
+
+    Example:
+        >>> sources = [torch.Generator().manual_seed(i) for i in range(2)]
+        >>> noise_by_state(np.array([0, 1, 0]), sources, torch.zeros(())).shape
+        torch.Size([3])
+    """
+    noise = like.new_empty(len(time))
+    order = np.argsort(time, kind="stable")
+    bounds = np.searchsorted(time[order], np.arange(len(generators) + 1))
+    for i, generator in enumerate(generators):
+        here = torch.as_tensor(order[bounds[i] : bounds[i + 1]], device=like.device)
+        drawn = torch.randn(here.shape, generator=generator, device=like.device)
+        noise[here] = drawn.to(like)
+    return noise
 
 
 def _generator(seed: int, key: tuple[int, ...], device: torch.device | str) -> torch.Generator:

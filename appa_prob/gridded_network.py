@@ -14,7 +14,7 @@ from pydantic import Field
 from .analysis_network import AnalysisNetwork
 from .catalogue import Catalogue
 from .dataset import open_dataset, read_states
-from .errors import UserError
+from .errors import NothingObserved, UserError
 from .network import Footprints, Places
 from .stencils import bilinear
 from .units import converter
@@ -64,13 +64,16 @@ class GriddedNetwork(AnalysisNetwork):
             return bilinear(latitude, longitude, grid)
         return super().stencil(latitude, longitude, grid)
 
-    def locate(self, times: Times, grid: Grid, catalogue: Catalogue) -> Footprints:
+    def locate(
+        self, times: Times, grid: Grid, catalogue: Catalogue, within: range | None = None
+    ) -> Footprints:
         r"""The points of the file with their values.
 
         Arguments:
             times: The times of the trajectory, with shape :math:`(L)`, increasing.
             grid: The grid.
             catalogue: The channels that there are.
+            within: The states whose points are taken; by default all.
 
         Raises:
             UserError: If the file can't be read, lacks a variable or a level, has units of another
@@ -81,15 +84,15 @@ class GriddedNetwork(AnalysisNetwork):
             raise UserError(
                 f'network "{self.label}": points of files are not thinned; take a coarser file'
             )
+        chosen = self._inside(self._chosen(times), within)
         try:
-            chosen = self._chosen(times)
             places = self.places(times[chosen], grid)
             values = self._values(times[chosen], catalogue)
             if self.factor > 1:
                 self._check_blocks(places, grid)
         except UserError as error:
-            raise UserError(f'network "{self.label}": {error}') from None
-        found = super().locate(times, grid, catalogue)
+            raise type(error)(f'network "{self.label}": {error}') from None
+        found = super().locate(times, grid, catalogue, within)
         return replace(found, seen=np.isfinite(values), values=values)
 
     def _match(
@@ -100,7 +103,7 @@ class GriddedNetwork(AnalysisNetwork):
         _, states, places = np.intersect1d(times, own, return_indices=True)
         if not len(states):
             first, last = (np.datetime_as_string(t, unit="m") for t in (own.min(), own.max()))
-            raise UserError(
+            raise NothingObserved(
                 f"{self.file}, from {first} to {last}, has none of the times of the {len(times)} "
                 "states"
             )

@@ -18,7 +18,7 @@ from pydantic import (
     field_serializer,
 )
 
-from .errors import UserError, unknown
+from .errors import NothingObserved, UserError, unknown
 from .stencils import bilinear
 from .thinning import thin_by_distance
 from .units import parse_quantity
@@ -269,17 +269,22 @@ class Network(BaseModel, ABC):
             channel = sources[int(np.argmax(mixture))]
             yield Row(channel, deviation, offset, sources, mixture)
 
-    def locate(self, times: Times, grid: Grid, catalogue: Catalogue) -> Footprints:
-        r"""Lays the network out over a trajectory.
+    def locate(
+        self, times: Times, grid: Grid, catalogue: Catalogue, within: range | None = None
+    ) -> Footprints:
+        r"""Lays the network out over a trajectory, or over some of its states.
 
         Arguments:
             times: The times of the trajectory, with shape :math:`(L)`, increasing.
             grid: The grid.
             catalogue: The channels that there are.
+            within: The states; by default all. The observations of these don't depend on which
+                others are asked for.
 
         Raises:
             UserError: If :meth:`channels` raises one, or if the network observes nothing at these
                 times.
+            NothingObserved: If it observes nothing of these states.
 
         Example:
             >>> from appa_prob.catalogue import Catalogue, Channel
@@ -294,23 +299,17 @@ class Network(BaseModel, ABC):
             (array([0, 0, 0, 0, 1, 1, 1, 1]), array([1.]))
         """
         rows = self.rows(catalogue)
-        chosen = self._chosen(times)
-        if not len(chosen):
-            hours = sorted({int(h) for h in _hours(times)})
-            raise UserError(
-                f'network "{self.label}" observes at none of the {len(times)} times, whose '
-                f"hours of the day are {', '.join(map(str, hours)) or 'none'}: change `times`"
-            )
+        chosen = self._inside(self._chosen(times), within)
         try:
             places = self.places(times[chosen], grid)
         except UserError as error:
-            raise UserError(f'network "{self.label}": {error}') from None
+            raise type(error)(f'network "{self.label}": {error}') from None
         if self.spacing:
             places = places.take(thin_by_distance(*places[:3], self.spacing))
         channels = tuple(catalogue.channels[row.channel] for row in rows)
         seen = _seen(places, channels)
         if not seen.any():
-            raise UserError(f'network "{self.label}" has no points')
+            raise NothingObserved(f'network "{self.label}" has no points')
         cells, weights = self.stencil(places.latitude, places.longitude, grid)
         width = max(len(row.sources) for row in rows)
         padded = [(*row.sources, *(row.channel,) * (width - len(row.sources))) for row in rows]
@@ -337,7 +336,30 @@ class Network(BaseModel, ABC):
             return np.arange(len(times))
         if isinstance(self.times, Every):
             return np.arange(0, len(times), self.times.every)
-        return np.flatnonzero(np.isin(_hours(times), self.times))
+        chosen = np.flatnonzero(np.isin(_hours(times), self.times))
+        if not len(chosen):
+            hours = sorted({int(h) for h in _hours(times)})
+            raise UserError(
+                f'network "{self.label}" observes at none of the {len(times)} times, whose '
+                f"hours of the day are {', '.join(map(str, hours)) or 'none'}: change `times`"
+            )
+        return chosen
+
+    def _inside(self, states: NDArray[np.int64], within: range | None) -> NDArray[np.int64]:
+        r"""Those of some states that were asked for.
+
+        Raises:
+            NothingObserved: If none was.
+        """
+        if within is None:
+            return states
+        states = states[(states >= within.start) & (states < within.stop)]
+        if not len(states):
+            raise NothingObserved(
+                f'network "{self.label}" observes none of the states {within.start} to '
+                f"{within.stop - 1}"
+            )
+        return states
 
 
 def _hours(times: Times) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 from appa_prob.operators import WeightedGather
 
 from .catalogue import Catalogue
-from .errors import UserError
+from .errors import NothingObserved, UserError
+from .generators import noise_by_state, time_generators
 from .grid import Grid
 from .network import Footprints, Network
 from .statistics import Statistics
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .appa import Appa
+    from .truth import Truth
 
 __all__ = ["Observations", "compile_footprints", "observe", "observe_truth"]
+
+BLOCK = 64  # states of the truth that are in memory at once
+Trajectory: TypeAlias = "Tensor | Truth"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +61,19 @@ class Observations:
     biases: Tensor
     masked: int = 0
     rejected: int = 0
+
+    @classmethod
+    def none(cls, shape: Sequence[int]) -> Observations:
+        r"""No observations, of trajectories of a shape :math:`(L, C, H, W)`.
+
+        Example:
+            >>> len(Observations.none((2, 1, 4, 8)))
+            0
+        """
+        empty, number, place = torch.zeros(0), np.zeros(0, np.int64), np.zeros(0)
+        nowhere = torch.zeros(0, 1, dtype=torch.int64)
+        operator = WeightedGather(nowhere, torch.zeros(0, 1), shape)
+        return cls(operator, empty, empty, number, number, place, place, empty)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -185,12 +203,16 @@ class Observations:
 def observe_truth(
     appa: Appa,
     networks: Sequence[Network],
-    truth: Tensor | None,
+    truth: Trajectory | None,
     times: NDArray[np.datetime64],
     seed: int,
     missing: Literal["refuse", "mask"] = "refuse",
+    within: range | None = None,
 ) -> Observations:
     r"""Draws observations of a truth, from a seed, or reads their values.
+
+    The errors of what is observed at a time depend on the seed and on this time, so that parts of
+    a trajectory are observed as they are in the whole one.
 
     Arguments:
         appa: The model, for its channels and its grid.
@@ -199,22 +221,31 @@ def observe_truth(
         times: The times of the states.
         seed: The seed of their errors.
         missing: Whether observations that are not finite are refused, or masked out.
+        within: The states that are observed; by default all.
     """
-    generator = torch.Generator().manual_seed(seed)
+    chosen = times if within is None else times[within.start : within.stop]
     return observe(
-        networks, truth, times, appa.catalogue, appa.grid, generator=generator, missing=missing
+        networks,
+        truth,
+        times,
+        appa.catalogue,
+        appa.grid,
+        generator=time_generators(seed, chosen),
+        missing=missing,
+        within=within,
     )
 
 
 def observe(
     networks: Sequence[Network],
-    truth: Tensor | None,
+    truth: Trajectory | None,
     times: NDArray[np.datetime64],
     catalogue: Catalogue,
     grid: Grid,
     *,
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[torch.Generator],
     missing: Literal["refuse", "mask"] = "refuse",
+    within: range | None = None,
 ) -> Observations:
     r"""Draws the observations that networks make of a truth, with noise; those of networks that
     know their values are as they are.
@@ -226,15 +257,29 @@ def observe(
         times: The times of the states.
         catalogue: Their channels.
         grid: Their grid.
-        generator: The source of the noise.
+        generator: The source of the noise, or one for each of the states within.
         missing: Whether observations that are not finite are refused, or masked out and counted.
+        within: The states that are observed, which then are the trajectory; by default all.
 
     Raises:
         UserError: If a network does not fit the catalogue or the times, if there is no truth to
             draw from, or if observations are not finite (and are to be refused).
+        NothingObserved: If nothing is observed of these states.
     """
-    footprints = [network.locate(times, grid, catalogue) for network in networks]
-    parts = [compile_footprints(f, catalogue, grid, len(times)) for f in footprints]
+    states = range(len(times)) if within is None else within
+    footprints, nothing = [], None
+    for network in networks:
+        try:
+            found = network.locate(times, grid, catalogue, within)
+        except NothingObserved as error:
+            if within is None:
+                raise
+            nothing = error
+        else:
+            footprints.append(replace(found, time=found.time - states.start))
+    if not footprints:
+        raise nothing or UserError("expected at least one network, got none")
+    parts = [compile_footprints(f, catalogue, grid, len(states)) for f in footprints]
     joined = _join(parts)
     drawn = [f.name for f in footprints if f.values is None]
     values = joined.values
@@ -246,9 +291,14 @@ def observe(
     if drawn and truth is not None:
         pairs = zip(parts, footprints, strict=True)
         free = torch.cat([torch.full((len(part),), f.values is None) for part, f in pairs])
-        noise = joined.errors[free] * torch.randn(int(free.sum()), generator=generator)
+        seen = joined.select(free.numpy())
+        noise = (
+            torch.randn(len(seen), generator=generator)
+            if isinstance(generator, torch.Generator)
+            else noise_by_state(seen.time, generator, seen.errors)
+        )
         values = values.clone()
-        values[free] = joined.operator(truth)[free] + joined.biases[free] + noise
+        values[free] = _exact(seen, truth, states) + seen.biases + seen.errors * noise
     joined = replace(joined, values=values)
     finite = torch.isfinite(values).numpy()
     if finite.all():
@@ -263,6 +313,17 @@ def observe(
         raise UserError("no observation is finite: mend the data")
     kept = joined.select(finite)
     return replace(kept, masked=count)
+
+
+def _exact(observations: Observations, truth: Trajectory, states: range) -> Tensor:
+    r"""What is observed without errors, a block of states after the other."""
+    values = torch.empty_like(observations.values)
+    for start in range(0, len(states), BLOCK):
+        stop = min(start + BLOCK, len(states))
+        here = (observations.time >= start) & (observations.time < stop)
+        block = truth[states.start + start : states.start + stop]
+        values[torch.as_tensor(here)] = observations.within(start, stop).operator(block)
+    return values
 
 
 def compile_footprints(

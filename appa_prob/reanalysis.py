@@ -24,7 +24,7 @@ from appa_prob.samplers import (
     ratio_times,
 )
 
-from .generators import state_generators
+from .generators import noise_by_state, state_generators
 from .known_past import know_past
 from .mesh import Mesh, ParallelConfig
 from .parallel import rank
@@ -247,10 +247,7 @@ def complete(
     """
     x, H = appa.autoencoder.decode(z), observations.standardised_operator(appa.statistics)
     y, variance = observations.standardised(appa.statistics, times)
-    noise = torch.empty_like(y)
-    for i, generator in enumerate(generators):
-        here = torch.as_tensor(np.flatnonzero(observations.time == i), device=y.device)
-        noise[here] = torch.randn(here.shape, generator=generator, device=y.device).to(y)
+    noise = noise_by_state(observations.time, generators, y)
     return appa.reconstruction.complete(x, H, y, variance, generators, noise=noise, mesh=mesh)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BeforeValidator, Field, field_serializer
 
-from .errors import UserError, unknown
+from .errors import NothingObserved, UserError, unknown
 from .network import Footprints, Network, Places
 from .reports import read_reports
 from .stencils import bilinear
@@ -71,7 +71,11 @@ class ReportNetwork(Network):
         )
 
     def locate(
-        self, times: NDArray[np.datetime64], grid: Grid, catalogue: Catalogue
+        self,
+        times: NDArray[np.datetime64],
+        grid: Grid,
+        catalogue: Catalogue,
+        within: range | None = None,
     ) -> Footprints:
         r"""The reports as points with values, in the order of the file.
 
@@ -79,17 +83,24 @@ class ReportNetwork(Network):
             times: The times of the trajectory, with shape :math:`(L)`, increasing.
             grid: The grid.
             catalogue: The channels that there are.
+            within: The states whose reports are taken; by default all.
 
         Raises:
             UserError: If the file can't be read; a variable, a level or a unit of it is unknown;
                 an error is missing; or times are not those of states.
+            NothingObserved: If there are no reports of these states.
         """
         chosen = self._chosen(times)
         try:
             table = self._read(times[chosen])
+            if within is not None:
+                inside = np.isin(chosen[table["state"].to_numpy()], np.asarray(within))
+                table = table.loc[inside].reset_index(drop=True)
+                if table.empty:
+                    raise NothingObserved(f"{self.file} has no reports of these states")
             table = self._measure(table, catalogue)
         except UserError as error:
-            raise UserError(f'network "{self.label}": {error}') from None
+            raise type(error)(f'network "{self.label}": {error}') from None
         if self.spacing:
             table = self._thin(table)
         channels, columns = np.unique(table["channel"].to_numpy(), return_inverse=True)

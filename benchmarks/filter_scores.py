@@ -22,10 +22,10 @@ from appa_prob.appa import Appa
 from appa_prob.baselines import climatology, optimal_interpolation, shipped_eofs
 from appa_prob.cli import read_config
 from appa_prob.dataset import open_dataset, read_states
-from appa_prob.experiment import read_truth
 from appa_prob.filtering import FilterConfig, run_filter
 from appa_prob.observe import observe_truth
 from appa_prob.scores import score_ensemble, score_gaussian
+from appa_prob.truth import Truth
 
 
 def main(
@@ -55,8 +55,8 @@ def main(
     # What the filter observed, as it drew it.
     window = base.states or appa.window
     whole = window + (cycles - 1) * base.every
-    series = read_truth(appa, data, base.start, whole, base.missing)
-    observations = observe_truth(appa, base.networks, *series, 0, base.missing)
+    series = Truth(appa, data, base.start, whole, base.missing)
+    observations = observe_truth(appa, base.networks, series, series.times, 0, base.missing)
     covariance = shipped_eofs(appa)
     rows = {}
     for i in range(len(times)):
@@ -65,7 +65,7 @@ def main(
         found = score_ensemble(members[:, one], *shared)
         usual = score_gaussian(normal[one], deviation, *shared)
         state = window - 1 + i * base.every
-        mean, std = optimal_interpolation(appa, covariance, observations, series[1], state)
+        mean, std = optimal_interpolation(appa, covariance, observations, series.times, state)
         simple = score_gaussian(mean.numpy()[None], std.numpy()[None], *shared)
         rows[np.datetime_as_string(times[i], unit="h")] = {
             "RMSE / climatology": (found["rmse"] / usual["rmse"]).mean(),

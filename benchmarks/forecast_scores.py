@@ -24,9 +24,9 @@ from appa_prob.appa import Appa
 from appa_prob.baselines import climatology
 from appa_prob.cli import read_config
 from appa_prob.dataset import open_dataset, select_period
-from appa_prob.experiment import read_truth
 from appa_prob.forecast import ForecastConfig, run_forecast
 from appa_prob.scores import average_scores, score_ensemble, score_gaussian
+from appa_prob.truth import Truth
 
 KEYS = ["lead", "method", "variable", "level"]
 
@@ -35,7 +35,8 @@ def score_start(config: ForecastConfig, appa: Appa, seed: int) -> pd.DataFrame:
     """The scores of one forecast and of its baselines, by lead time and channel."""
     known = config.known or (1 if config.initial == "state" else appa.window)
     assert config.data is not None, "scores need data"
-    truth, times = read_truth(appa, config.data, config.start, known + config.states)
+    source = Truth(appa, config.data, config.start, known + config.states)
+    truth, times = source[:], source.times
     dataset = run_forecast(config, seed=seed, progress=False)
     members = _stack(dataset, appa)
     normal, deviation = (x.numpy() for x in climatology(appa, times[known:]))

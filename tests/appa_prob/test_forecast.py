@@ -13,15 +13,17 @@ import yaml
 from typer.testing import CliRunner
 
 from appa_prob import run as run_module
+from appa_prob import truth as truth_module
 from appa_prob.appa import Appa
 from appa_prob.cli import app, read_config
-from appa_prob.experiment import ReanalysisConfig, load_truth, read_truth
+from appa_prob.experiment import ReanalysisConfig, load_truth
 from appa_prob.filtering import FilterConfig, check_overlap, run_filter
 from appa_prob.forecast import ForecastConfig, run_forecast
 from appa_prob.observe import observe_truth
 from appa_prob.reanalysis import reanalyse
 from appa_prob.sample import SampleConfig
 from appa_prob.stream import StateStore
+from appa_prob.truth import Truth
 
 Config = dict[str, Any]
 
@@ -102,6 +104,21 @@ def test_the_present_is_filtered(cycles: Config, world: Path) -> None:
     assert same == [True, False, False, False, False]
 
 
+def test_a_filter_reads_no_more_than_a_window(
+    cycles: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    class Reader(Truth):
+        def __getitem__(self, states: slice) -> torch.Tensor:
+            read.append(range(states.start, states.stop))
+            return super().__getitem__(states)
+
+    monkeypatch.setattr(truth_module, "Truth", Reader)
+    filtered(cycles | {"cycles": 3, "sampler": {"steps": 2}})
+    assert {(r.start, r.stop) for r in read} == {(0, 4), (2, 6), (4, 8)}
+
+
 @pytest.mark.parametrize("task", ["forecast", "observed", "cycles"])
 def test_what_is_interrupted_goes_on(
     task: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -130,7 +147,7 @@ def test_examples_are_valid() -> None:
     for config, length in ((forecast, 24), (cycles, 24)):
         appa = Appa.from_pretrained(config.model)
         assert config.data is not None
-        read_truth(appa, config.data, config.start, length)
+        Truth(appa, config.data, config.start, length)
     check_overlap(appa, cycles.states or appa.window, cycles.overlap, cycles.every)
     assert (cycles.states or appa.window) + (cycles.cycles - 1) * cycles.every <= 24
     assert (forecast.known or 1) + forecast.states <= 24 and free.states == 720

@@ -10,7 +10,8 @@ import xarray as xr
 from appa_prob.catalogue import Catalogue
 from appa_prob.dataset import open_dataset, read_states
 from appa_prob.declaration import parse_networks
-from appa_prob.errors import UserError
+from appa_prob.errors import NothingObserved, UserError
+from appa_prob.generators import time_generators
 from appa_prob.grid import Grid
 from appa_prob.observe import Observations, observe
 from appa_prob.statistics import Statistics
@@ -151,3 +152,54 @@ def test_a_truth_of_nothing_but_nan_is_refused(world: Path) -> None:
             generator=torch.Generator(),
             missing="mask",
         )
+
+
+def test_a_part_of_a_trajectory_is_observed_as_it_is_in_the_whole(
+    world: Path, tmp_path: Path
+) -> None:
+    _, truth, times, catalogue, grid = draw(world, states=9)
+    # Times at which no network observes, reports that are nearer to a state outside, and a file
+    # that lacks a time.
+    rows = [f"2003-06-01T{h:02d}:40,10.0,{h},temperature,{270 + h}" for h in (0, 2, 9, 11, 14, 23)]
+    (tmp_path / "reports.csv").write_text(
+        "time,latitude,longitude,variable,value\n" + "".join(f"{row}\n" for row in rows)
+    )
+    open_dataset(world).isel(time=[1, 5]).to_netcdf(tmp_path / "some.nc", engine="h5netcdf")
+    shared = {"variables": ["temperature"], "error": {"temperature": "1 K"}}
+    declared = {
+        "networks": [
+            {"network": "stations", "times": {"every": 4}, **shared},
+            {"network": "satellite", "satellites": ["NOAA-20"], "times": [0, 12], **shared},
+            {
+                "network": "reports",
+                "file": str(tmp_path / "reports.csv"),
+                "half_window": "4 h",
+                "times": [0, 6],
+                **shared,
+            },
+            {"network": "gridded", "file": str(tmp_path / "some.nc"), **shared},
+        ]
+    }
+    networks = parse_networks(declared, Path())
+
+    def seen(within: range | None) -> Observations:
+        chosen = times if within is None else times[within.start : within.stop]
+        sources = time_generators(0, chosen)
+        return observe(networks, truth, times, catalogue, grid, generator=sources, within=within)
+
+    whole = seen(None)
+    for within in (range(0, 3), range(2, 6), range(5, 6), range(4, 9)):
+        expected, found = whole.within(within.start, within.stop), seen(within)
+        assert len(found) == len(expected) > 0
+        # Where networks observe nothing there is less to pad their sums with.
+        states = truth[within.start : within.stop]
+        torch.testing.assert_close(found.operator(states), expected.operator(states))
+        for name in ("values", "errors", "biases"):
+            torch.testing.assert_close(
+                getattr(found, name), getattr(expected, name), rtol=0, atol=0
+            )
+        for name in ("time", "channel", "latitude", "longitude"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    with pytest.raises(NothingObserved, match="none of the times"):
+        seen(range(3, 4))
+    assert len(whole) > len(seen(range(0, 3)))

@@ -1,0 +1,88 @@
+r"""The states that are taken as the truth, read as they are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from torch import Tensor
+
+from .dataset import open_dataset, read_states, select_period, shipped_sample
+from .errors import UserError
+from .rollout import state_times
+from .sample import parse_time
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .appa import Appa
+
+__all__ = ["Missing", "Truth", "open_truth"]
+
+Missing = Literal["refuse", "mask"]
+
+
+class Truth:
+    r"""A trajectory of a dataset, in physical units.
+
+    Slices of it are tensors with shape :math:`(L, C, H, W)`; nothing else is kept in memory.
+
+    Arguments:
+        appa: The model, which the data must fit.
+        data: The dataset; `sample` is the one that ships with the package.
+        start: The first time.
+        states: The number of states.
+        missing: Whether values that are not finite are refused, once they are read.
+
+    Raises:
+        UserError: If the data don't fit the model, or hold too few states.
+    """
+
+    def __init__(
+        self, appa: Appa, data: Path | str, start: str, states: int, missing: Missing = "refuse"
+    ) -> None:
+        dataset = open_dataset(shipped_sample(data))
+        appa.grid.check(dataset.latitude.values, dataset.longitude.values)
+        appa.catalogue.check(dataset)
+        dataset = select_period(dataset, start, None)
+        if dataset.sizes["time"] < states:
+            last = np.datetime_as_string(dataset.time.values[-1], unit="m")
+            raise UserError(
+                f"expected {states} states from {start} on, got {dataset.sizes['time']}: the "
+                f"dataset ends at {last}; take an earlier start or fewer states"
+            )
+        self.dataset = dataset.isel(time=slice(states))
+        self.catalogue, self.missing = appa.catalogue, missing
+        self.times: NDArray[np.datetime64] = self.dataset.time.values
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def __getitem__(self, states: slice) -> Tensor:
+        allowed = self.missing == "mask"
+        return read_states(self.dataset.isel(time=states), self.catalogue, allow_missing=allowed)[
+            0
+        ]
+
+
+def open_truth(
+    appa: Appa, data: Path | str | None, start: str, states: int, missing: Missing = "refuse"
+) -> tuple[Truth | None, NDArray[np.datetime64]]:
+    r"""The truth and its times. Without data there is none, and times are as far apart as the
+    model was trained on.
+
+    Arguments:
+        appa: The model.
+        data: As of :class:`Truth`, or none.
+        start: The first time.
+        states: The number of states.
+        missing: As of :class:`Truth`.
+
+    Raises:
+        UserError: As :class:`Truth` does.
+    """
+    if data is None:
+        return None, state_times(parse_time(start), states, appa.step)
+    truth = Truth(appa, data, start, states, missing)
+    return truth, truth.times
