@@ -5,9 +5,8 @@ r"""Regression with a Gaussian process or with a diffusion prior: one program, o
 A signal jumps between -1 and 1 at random times and is seen at a few points, with noise. Its mean
 and covariance are those of a Gaussian process with a Matern kernel, which knows no more; a
 diffusion prior knows the jumps. What the signal is, given the observations, is known exactly here,
-by the algorithm of forward and backward messages: both are compared with it. Between jumps there is
-no telling which way the signal went, and a Gaussian approximation gets the odds wrong: particles are
-weighted for it.
+by the algorithm of forward and backward messages: both are compared with it. Guidance alone gets
+the odds of the two values wrong, so that particles are weighted for it.
 """
 
 from __future__ import annotations
