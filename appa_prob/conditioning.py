@@ -143,7 +143,18 @@ def sample_program(
             denoiser, shape, generator=generator, dtype=program.dtype, device=program.device
         )
         batches.append(sampler(denoiser, noise, generator=generator, progress=progress))
-    return program.samples(torch.cat(batches))
+    x = torch.cat(batches)
+    if not program.likelihood.holds(x):
+        return sample_program(
+            program,
+            num_samples,
+            guidance=guidance,
+            integrator=integrator,
+            batch_size=batch_size,
+            generator=generator,
+            progress=progress,
+        )
+    return program.samples(x)
 
 
 def _annealing(likelihood: Likelihood) -> Integrator:

@@ -75,7 +75,9 @@ class MapLikelihood(ABC):
             A distribution of Pyro, with the batch shape :math:`(*)` and the event shape
             :math:`(out)`.
         """
-        return self.at(self.map(x))
+        law = self.at(self.map(x))
+        law.map = self.map  # which programs look at: linear maps keep their structure
+        return law
 
     def given(self, y: Tensor) -> Likelihood:
         r"""The likelihood of states, given what was observed.

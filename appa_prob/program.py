@@ -57,8 +57,8 @@ class Program:
         ...     pyro.sample("y", dist.Normal(x[..., :2], 0.5).to_event(1), obs=y)
         >>> program = Program(model, (torch.ones(2),))
         >>> residual, H, R = program.likelihood.linearize(torch.zeros(3))
-        >>> residual, H(torch.ones(3))
-        (tensor([2., 2.]), tensor([2., 2.]))
+        >>> residual, H, R
+        (tensor([1., 1.]), Gather((3,) -> (2,)), Isotropic((2,)))
     """
 
     def __init__(
