@@ -7,7 +7,6 @@ that the ensemble can be scored, and so can the baselines on the same observatio
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,14 +28,16 @@ from .dataset import Source
 from .declaration import parse_networks
 from .errors import UserError
 from .figure import draw_reanalysis
-from .files import refuse_existing, replacing
-from .mesh import ParallelConfig
+from .files import refuse_existing
+from .mesh import Mesh, ParallelConfig
 from .network import Network
 from .observe import Observations, observe_truth
 from .parallel import own_device, rank
-from .reanalysis import SamplerConfig, reanalyse
+from .reanalysis import SamplerConfig, sample_batches
 from .report import Report, report_scores
-from .truth import Missing, open_truth
+from .run import describe_run
+from .stream import StateStore
+from .truth import Missing, Truth, open_truth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,6 +49,8 @@ __all__ = [
     "load_truth",
     "run_reanalysis",
 ]
+
+TITLE = "Ensemble reanalysis by a latent diffusion model"
 
 
 class BaselineConfig(BaseModel):
@@ -149,6 +152,9 @@ def run_reanalysis(
     r"""Draws observations from a dataset, or reads them, samples a reanalysis, scores it, and
     writes all that.
 
+    Members are written as they are completed, `sampler.batch` of them at a time, and scored state
+    by state from what was written. A run that was killed goes on with those that are left.
+
     Beside the zarr store `output` there will be `output` with suffix `.csv` (the scores, if there
     is a truth) and `.png` (the figure).
 
@@ -171,34 +177,46 @@ def run_reanalysis(
     for path in (output, *([table] if scored else []), *([picture] if drawn else [])):
         refuse_existing(path, overwrite=overwrite)
     appa = Appa.from_pretrained(config.model, own_device())
-    truth, times = load_truth(config, appa)
+    mesh = Mesh.of(config.parallel)
+    truth, times = open_truth(appa, config.data, config.start, config.states, config.missing)
     view = _View.of(config.figure, appa, times) if config.figure else None
     observations = observe_truth(appa, config.networks, truth, times, seed, config.missing)
     if config.quality_control is not None:
         observations = observations.control(
             appa.statistics, times, appa.variability, config.quality_control
         )
-    members = reanalyse(
+    appa.trajectory_denoiser(times)  # which says what is wrong with the times
+    piece = mesh.piece(appa, len(times), config.sampler.stride)
+    store = StateStore(
+        output,
+        appa,
+        times,
+        config.members,
+        parts=(appa.window,),
+        attributes=describe_run("reanalyse", TITLE, config, seed, appa, observations.values)
+        | observations.counts,
+        overwrite=overwrite,
+        mesh=mesh,
+    )
+    for numbers, states in sample_batches(
         appa,
         observations,
         times,
+        store.left,
         members=config.members,
         sampler=config.sampler,
         seed=seed,
         progress=progress,
-        parallel=config.parallel,
-    )
-    if rank() > 0:
-        return None
-    # What is left are small computations, with arrays in main memory.
-    appa, members = appa.to("cpu"), members.cpu()
-    dataset = describe(appa.dataset(members, times), config, seed, observations)
+        mesh=mesh,
+    ):
+        store.append_members(numbers, states, piece)
+    appa = appa.to("cpu")  # what is left are small computations, with arrays in main memory
     report = None
     if truth is not None:
         baselines = config.baselines
         report = report_scores(
             appa,
-            members,
+            store.open(),
             truth,
             times,
             observations,
@@ -207,16 +225,13 @@ def run_reanalysis(
             eofs=baselines.eofs if baselines else None,
             progress=progress,
         )
-    with replacing(output, overwrite=overwrite) as temporary:
-        dataset.to_zarr(
-            temporary, mode="w", encoding=_encoding(dataset), zarr_format=2, consolidated=True
-        )
-    if report is not None:
-        report.save(table)
-    if view is not None:
-        actual = None if truth is None else appa.dataset(truth.unsqueeze(0), times)
-        view.draw(dataset, actual, observations, picture)
-    return Reanalysis(dataset, report)
+    if rank() == 0:
+        if report is not None:
+            report.save(table)
+        if view is not None:
+            view.draw(store.open(), appa, truth, times, observations, picture)
+    dataset = store.finish()
+    return Reanalysis(dataset, report) if rank() == 0 else None
 
 
 def load_truth(
@@ -231,37 +246,6 @@ def load_truth(
     """
     truth, times = open_truth(appa, config.data, config.start, config.states, config.missing)
     return None if truth is None else truth[:], times
-
-
-def describe(
-    dataset: xr.Dataset, config: ReanalysisConfig, seed: int, observations: Observations
-) -> xr.Dataset:
-    r"""The dataset with attributes that tell how it was made.
-
-    Arguments:
-        dataset: The dataset.
-        config: What was reanalysed.
-        seed: What all that is random depended on.
-        observations: The observations.
-    """
-    return dataset.assign_attrs(
-        title="Ensemble reanalysis by a latent diffusion model",
-        Conventions="CF-1.11",
-        source=f"appa-prob {metadata.version('appa-prob')}, model {config.model}",
-        history=f"appa-prob reanalyse --seed {seed}",
-        seed=seed,
-        config=config.model_dump_json(exclude={"parallel"}),
-        observations=len(observations),
-        masked_observations=observations.masked,
-        rejected_observations=observations.rejected,
-    )
-
-
-def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, object]]:
-    shape = {name: dataset[name].shape for name in dataset.data_vars}
-    return {
-        str(name): {"dtype": "float32", "chunks": (1, *size[1:])} for name, size in shape.items()
-    }
 
 
 @dataclass(frozen=True)
@@ -286,14 +270,16 @@ class _View:
         exact = appa.catalogue.channels[channel].level
         return cls(config.variable, exact, channel, state % len(times))
 
-    def select(self, source: xr.Dataset) -> xr.DataArray:
-        field = source[self.variable].isel(time=self.state)
+    def select(self, source: xr.Dataset, state: int) -> xr.DataArray:
+        field = source[self.variable].isel(time=state)
         return field if self.level is None else field.sel(level=self.level)
 
     def draw(
         self,
         dataset: xr.Dataset,
-        truth: xr.Dataset | None,
+        appa: Appa,
+        truth: Truth | None,
+        times: NDArray[np.datetime64],
         observations: Observations,
         path: Path,
     ) -> None:
@@ -303,5 +289,8 @@ class _View:
             observations.longitude[here],
             observations.values.numpy()[here],
         )
-        actual = None if truth is None else self.select(truth.isel(member=0, drop=True))
-        draw_reanalysis(self.select(dataset), actual, points, path)
+        now, actual = slice(self.state, self.state + 1), None
+        if truth is not None:
+            known = appa.dataset(truth[now].unsqueeze(0), times[now])
+            actual = self.select(known.isel(member=0, drop=True), 0)
+        draw_reanalysis(self.select(dataset, self.state), actual, points, path)

@@ -180,6 +180,11 @@ class Mesh:
         if self.rows * self.windows > 1:
             dist.barrier()
 
+    def together_in_row(self) -> None:
+        r"""Waits until all ranks of this row are here."""
+        if self.group is not None:
+            dist.barrier(self.group)
+
     def first(self, action: Callable[[], object]) -> None:
         r"""Lets the first rank do something while the others wait.
 

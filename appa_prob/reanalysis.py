@@ -5,7 +5,8 @@ r"""Reanalysis: an ensemble of trajectories of the atmosphere, given sparse and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -35,7 +36,15 @@ if TYPE_CHECKING:
     from .appa import Appa
     from .observe import Observations
 
-__all__ = ["SamplerConfig", "assimilate", "complete", "guide", "noise_times", "reanalyse"]
+__all__ = [
+    "SamplerConfig",
+    "assimilate",
+    "complete",
+    "guide",
+    "noise_times",
+    "reanalyse",
+    "sample_batches",
+]
 
 
 class SamplerConfig(BaseModel):
@@ -108,24 +117,79 @@ def reanalyse(
     """
     sampler, mesh = sampler or SamplerConfig(), Mesh.of(parallel)
     mine, piece = mesh.members(members), mesh.piece(appa, len(times), sampler.stride)
-    generators = state_generators(seed, 0, mine, piece, appa.error.device)
-    total, hidden = len(mine) * sampler.steps, not progress or rank() > 0
-    with tqdm(total=total, disable=hidden, desc="sampling", unit="step") as bar:
-        z = assimilate(
-            appa,
-            observations,
-            times,
-            generators,
-            sampler=sampler,
-            mesh=mesh,
-            advance=bar.update,
-        )
+    batches = sample_batches(
+        appa,
+        observations,
+        times,
+        range(members),
+        members=members,
+        sampler=sampler,
+        seed=seed,
+        progress=progress,
+        mesh=mesh,
+    )
+    states = torch.stack([x for _, batch in batches for x in batch])
+    return mesh.assemble(states, (members, len(times)), mine, piece)
+
+
+def sample_batches(
+    appa: Appa,
+    observations: Observations,
+    times: NDArray[np.datetime64],
+    left: Sequence[int],
+    *,
+    members: int,
+    sampler: SamplerConfig,
+    seed: int,
+    progress: bool,
+    mesh: Mesh,
+) -> Iterator[tuple[list[int], Iterator[Tensor]]]:
+    r"""Samples the members that are left of a reanalysis, a batch after the other; all ranks take
+    as many batches, the last of which may be empty.
+
+    Arguments:
+        appa: The model.
+        observations: The observations.
+        times: The times of the states.
+        left: The members that are left, on all ranks.
+        members: The number of all members.
+        sampler: How to sample, with `batch` members at once.
+        seed: What all that is random depends on.
+        progress: Whether to show a progress bar.
+        mesh: Which members and states this rank samples.
+
+    Yields:
+        The numbers of the members of a batch, and these members, one after the other, in physical
+        units: those states that this rank samples, with shape :math:`(L, C, H, W)`.
+    """
+    rows = [replace(mesh, row=row).members(members) for row in range(mesh.rows)]
+    owned = [[member for member in left if member in row] for row in rows]
+    size = sampler.batch or members
+    rounds = max(-(-len(own) // size) for own in owned)
+    mine, piece = owned[mesh.row], mesh.piece(appa, len(times), sampler.stride)
     seen, now = observations.within(piece.start, piece.stop), times[piece.start : piece.stop]
-    states = [
-        appa.statistics.restore(complete(appa, member, seen, now, own, mesh), now)
-        for member, own in zip(z, generators, strict=True)
-    ]
-    return mesh.assemble(torch.stack(states), (members, len(times)), mine, piece)
+    total, hidden = len(mine) * sampler.steps, not progress or rank() > 0
+
+    def completed(z: Tensor, generators: list[list[torch.Generator]]) -> Iterator[Tensor]:
+        for member, own in zip(z, generators, strict=True):
+            yield appa.statistics.restore(complete(appa, member, seen, now, own, mesh), now)
+
+    with tqdm(total=total, disable=hidden, desc="sampling", unit="step") as bar:
+        for first in range(0, rounds * size, size):
+            numbers = mine[first : first + size]
+            generators = state_generators(seed, 0, numbers, piece, appa.error.device)
+            z = torch.zeros(0)
+            if numbers:
+                z = assimilate(
+                    appa,
+                    observations,
+                    times,
+                    generators,
+                    sampler=sampler,
+                    mesh=mesh,
+                    advance=bar.update,
+                )
+            yield numbers, completed(z, generators)
 
 
 def assimilate(

@@ -40,7 +40,8 @@ class Region:
         latitudes: Bands of latitude in degrees, from south to north, both ends included.
         longitudes: The longitudes in degrees from west to east, both ends included, maybe across
             the date line or Greenwich.
-        mask: The points that count, with dimensions `latitude, longitude`, as those over sea.
+        mask: The points that count, with dimensions `latitude, longitude`, as those over sea, and
+            maybe others that fields have.
 
     Example:
         >>> rows, columns = [-60.0, 0.0, 60.0], [0.0, 90.0, 180.0, 270.0]
@@ -56,7 +57,7 @@ class Region:
     mask: xr.DataArray | None = None
 
     def weights(self, field: xr.DataArray | xr.Dataset) -> xr.DataArray:
-        r"""The weights of the points of a field, with dimensions `latitude, longitude`.
+        r"""The weights of the points of a field, with dimensions `latitude, longitude`, the last.
 
         Arguments:
             field: A field on a global grid, for its coordinates.
@@ -70,7 +71,7 @@ class Region:
         rows = sum(((latitude >= a) & (latitude <= b)).astype(int) for a, b in self.latitudes)
         rows = rows * xr.DataArray(row_weights(latitude.values), {"latitude": latitude})
         weights = rows * inside if self.mask is None else rows * inside * self.mask.astype(float)
-        weights = weights.transpose(*SPACE)
+        weights = weights.transpose(..., *SPACE)
         if not bool((weights > 0).any()):
             raise UserError(f'no point of the grid lies in the region "{self.name}"')
         return weights

@@ -2,6 +2,7 @@ r"""The table of scores of a reanalysis and of its baselines."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,22 +10,36 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
 from .baselines import climatology, optimal_interpolation, shipped_eofs
+from .catalogue import Catalogue
 from .files import replacing
-from .scores import score_ensemble, score_gaussian
+from .parallel import share, sum_over_ranks
+from .regions import Region
+from .verification import score, score_gaussian_forecast, summarise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .appa import Appa
-    from .observe import Observations
+    from .observe import Observations, Trajectory
 
-__all__ = ["Report", "report_scores"]
+__all__ = [
+    "Report",
+    "average_scores",
+    "channel_table",
+    "ensemble_fields",
+    "fields",
+    "report_scores",
+]
 
-ALL, UNOBSERVED = "all points", "unobserved points"
+PLACES = ("all points", "unobserved points")
+SCORES = ("rmse", "crps", "spread_skill")
+MOMENTS = ("bias", "mse", "variance", "crps")
+DIMS = ("score", "region", "channel")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +82,8 @@ class Report:
 
 def report_scores(
     appa: Appa,
-    members: Tensor,
-    truth: Tensor,
+    dataset: xr.Dataset,
+    truth: Trajectory,
     times: NDArray[np.datetime64],
     observations: Observations,
     *,
@@ -77,11 +92,13 @@ def report_scores(
     eofs: Path | None = None,
     progress: bool = False,
 ) -> Report:
-    r"""Scores a reanalysis, and its baselines on the same observations.
+    r"""Scores a reanalysis, and its baselines on the same observations, as
+    :mod:`appa_prob.verification` defines them. One state after the other is in memory, and ranks
+    share them.
 
     Arguments:
         appa: The model.
-        members: The members in physical units, with shape :math:`(M, L, C, H, W)`.
+        dataset: The members in physical units, as :meth:`Appa.dataset` has them.
         truth: The truth, with shape :math:`(L, C, H, W)`; points that are not finite don't count.
         times: The times, with shape :math:`(L)`.
         observations: The observations.
@@ -92,25 +109,128 @@ def report_scores(
         progress: Whether to show a progress bar.
     """
     chosen = list(range(min(every // 2, len(times) - 1), len(times), every))
-    known = np.isfinite(truth.numpy())[chosen]
-    unseen = known & ~observations.observed()[chosen]
-    actual = np.nan_to_num(truth.numpy()[chosen], posinf=0.0, neginf=0.0)
-    arguments = (actual, appa.catalogue, appa.grid)
-    sampled = members[:, chosen].numpy()
-    parts = {}
-    for points, where in ((ALL, known), (UNOBSERVED, unseen)):
-        parts[points, "appa"] = score_ensemble(sampled, *arguments, where)
-    if baselines:
-        covariance = shipped_eofs(appa, eofs)
-        states = tqdm(chosen, disable=not progress, desc="optimal interpolation", unit="state")
-        found = [optimal_interpolation(appa, covariance, observations, times, i) for i in states]
-        mean, std = (torch.stack(x).numpy() for x in zip(*found, strict=True))
-        normal, deviation = (x.numpy() for x in climatology(appa, times[chosen]))
-        for points, where in ((ALL, known), (UNOBSERVED, unseen)):
-            parts[points, "OI"] = score_gaussian(mean, std, *arguments, where)
-            parts[points, "climatology"] = score_gaussian(normal, deviation, *arguments, where)
-    table = pd.concat(parts, names=["points", "method"])
+    covariance = shipped_eofs(appa, eofs) if baselines else None
+    methods = ["appa", *(["OI", "climatology"] if baselines else [])]
+    size = (len(chosen), len(methods), len(MOMENTS), len(PLACES), len(appa.catalogue.channels))
+    found = torch.zeros(size, dtype=torch.float64)
+    mine = share(len(chosen))
+    for k in tqdm(mine, disable=not progress, desc="scores", unit="state"):
+        i = chosen[k]
+        time, now = times[i : i + 1], truth[i : i + 1][0]
+        masks = _places(now, observations.at(i))
+        # A place without points has no scores.
+        found[k, :, :, [not mask.any() for mask in masks]] = torch.nan
+        there = [r for r, mask in enumerate(masks) if mask.any()]
+        regions = [Region(PLACES[r], mask=fields(appa, masks[r])) for r in there]
+        actual = fields(appa, now.nan_to_num(posinf=0.0, neginf=0.0))
+        scores = [score(ensemble_fields(appa, dataset, i), actual, regions=regions, joint=False)]
+        if covariance is not None:
+            normal, deviation = climatology(appa, time)
+            for mean, std in (
+                optimal_interpolation(appa, covariance, observations, times, i),
+                (normal[0], deviation),
+            ):
+                gaussian = (fields(appa, mean), fields(appa, std))
+                scores.append(score_gaussian_forecast(*gaussian, actual, regions=regions))
+        for n, one in enumerate(scores):
+            found[k, n, :, there] = torch.as_tensor(one.transpose(*DIMS).values)
+    dims = ("time", "method", *DIMS)
+    coords = {"method": methods, "score": list(MOMENTS), "region": list(PLACES)}
+    whole = xr.DataArray(sum_over_ranks(found).numpy(), coords, dims).mean("time", skipna=True)
+    tables = {
+        (points, method): channel_table(
+            whole.sel({"method": method, "region": points}),
+            appa.catalogue,
+            dataset.sizes["member"] if method == "appa" else None,
+        )
+        for method in methods
+        for points in PLACES
+    }
+    table = pd.concat(tables, names=["points", "method"])
     return Report(table, len(chosen), len(observations), observations.masked)
+
+
+def average_scores(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    r"""The scores of several windows together: means of squared errors, of variances and of CRPS.
+
+    Arguments:
+        tables: The table of each window, with columns `rmse`, `crps`, `spread_skill`.
+
+    Example:
+        >>> one = pd.DataFrame({"rmse": [3.0], "crps": [1.0], "spread_skill": [1.0]})
+        >>> two = pd.DataFrame({"rmse": [4.0], "crps": [2.0], "spread_skill": [0.5]})
+        >>> average_scores([one, two]).round(3).values.tolist()
+        [[3.536, 1.5, 0.721]]
+    """
+    moments = [
+        pd.DataFrame(
+            {
+                "mse": t["rmse"] ** 2,
+                "crps": t["crps"],
+                "variance": (t["rmse"] * t["spread_skill"]) ** 2,
+            }
+        )
+        for t in tables
+    ]
+    mean = sum(moments[1:], moments[0]) / len(moments)
+    return pd.DataFrame(
+        {
+            "rmse": np.sqrt(mean["mse"]),
+            "crps": mean["crps"],
+            "spread_skill": np.sqrt(mean["variance"] / mean["mse"]),
+        }
+    )
+
+
+def fields(appa: Appa, x: Tensor) -> xr.DataArray:
+    r"""States as the functions of :mod:`appa_prob.verification` take them, their channels apart.
+
+    Arguments:
+        appa: The model, for its grid.
+        x: A state, with shape :math:`(C, H, W)`, or its members, :math:`(M, C, H, W)`.
+    """
+    dims = ("member", "channel", "latitude", "longitude")[4 - x.ndim :]
+    coords = {"latitude": appa.grid.latitude, "longitude": appa.grid.longitude}
+    return xr.DataArray(x.numpy(), coords, dims)
+
+
+def channel_table(
+    scores: xr.DataArray, catalogue: Catalogue, members: int | None = None
+) -> pd.DataFrame:
+    r"""The table of scores of :func:`fields`, with a row for each channel.
+
+    Arguments:
+        scores: What :func:`~appa_prob.verification.score` found, with dimensions `score, channel`.
+        catalogue: The channels.
+        members: The number of members; none for Gaussians.
+    """
+    index = pd.MultiIndex.from_tuples(
+        [(c.variable, c.level) for c in catalogue.channels], names=["variable", "level"]
+    )
+    found = summarise(scores, members)
+    return pd.DataFrame({name: found.sel(score=name).values for name in SCORES}, index=index)
+
+
+def ensemble_fields(appa: Appa, dataset: xr.Dataset, state: int) -> xr.DataArray:
+    r"""The members of one state of a dataset, as :func:`fields` has them.
+
+    Arguments:
+        appa: The model.
+        dataset: The dataset, as :meth:`Appa.dataset` makes it.
+        state: The index of the state.
+    """
+    now = dataset.isel(time=state)
+    x = np.empty((dataset.sizes["member"], *appa.autoencoder.state_shape), np.float32)
+    for c, channel in enumerate(appa.catalogue.channels):
+        field = now[channel.variable]
+        x[:, c] = field if channel.level is None else field.sel(level=channel.level)
+    return fields(appa, torch.as_tensor(x))
+
+
+def _places(truth: Tensor, observations: Observations) -> tuple[Tensor, Tensor]:
+    """The points of a state that are known, and those of them that are not observed."""
+    known = torch.isfinite(truth)
+    return known, known & ~torch.as_tensor(observations.observed())
 
 
 def _label(variable: str, level: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from torch import Tensor
 from .errors import UserError
 from .files import load_tensors, refuse_existing, replacing, save_tensors
 from .mesh import Mesh
+from .parallel import sum_over_ranks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,14 +32,15 @@ if TYPE_CHECKING:
 
 __all__ = ["StateStore", "digest"]
 
-STATES, PROGRESS = "states.zarr", "progress.safetensors"
+STATES, PROGRESS, DRAWN = "states.zarr", "progress.safetensors", "drawn"
 
 
 class StateStore:
     r"""A zarr store of states, written part by part.
 
-    A part counts once its states and what comes after depends on are on disk. A run that is
-    stopped at any moment, by whatever signal, is gone on with by the same call.
+    A part, some states of all members or all states of some, counts once its states and what comes
+    after depends on are on disk. A run that is stopped at any moment, by whatever signal, is gone
+    on with by the same call.
 
     Arguments:
         output: The zarr store to write.
@@ -86,6 +88,7 @@ class StateStore:
         done = found["done"]
         assert isinstance(done, int)
         self.done = done
+        self.drawn = self.memory.get(DRAWN, torch.zeros(members, dtype=torch.bool))
 
     def _begin(self, members: int, chunk: int) -> None:
         """Makes the store, unless it has been begun."""
@@ -109,8 +112,41 @@ class StateStore:
             length: The number of next states, on all ranks together.
             own: Which of them this rank holds.
         """
-        first, stop = self.done + own.start, self.done + own.stop
-        dataset = self.appa.dataset(states, self.times[first:stop])
+        self._write(states, self.mine, range(self.done + own.start, self.done + own.stop))
+        self.mesh.together()
+        self.done, self.memory = self.done + length, dict(memory)
+        self.mesh.first(lambda: self._save(self.partial, self.done, memory))
+
+    @property
+    def left(self) -> list[int]:
+        r"""The members that :meth:`append_members` has not written yet."""
+        return (~self.drawn).nonzero().flatten().tolist()
+
+    def append_members(self, numbers: Sequence[int], states: Iterable[Tensor], own: range) -> None:
+        r"""Writes members, all of their states.
+
+        Arguments:
+            numbers: The members that this rank has, or has a part of.
+            states: The states of each that this rank holds, in physical units, with shape
+                :math:`(L, C, H, W)`.
+            own: Which these are.
+        """
+        for number, part in zip(numbers, states, strict=True):
+            self._write(part.unsqueeze(0), range(number, number + 1), own)
+        self.mesh.together()
+        new = torch.zeros(self.drawn.shape)
+        new[list(numbers)] = 1.0
+        self.drawn = self.drawn | (sum_over_ranks(new) > 0)
+        self.mesh.first(lambda: self._save(self.partial, 0, {DRAWN: self.drawn}))
+
+    def open(self) -> xr.Dataset:
+        r"""Opens what is written so far."""
+        dataset: xr.Dataset = xr.open_zarr(self.partial / STATES, chunks=None)
+        return dataset
+
+    def _write(self, states: Tensor, members: range, own: range) -> None:
+        """Writes a rectangle; ranks of a row do so together."""
+        dataset = self.appa.dataset(states, self.times[own.start : own.stop])
         group = zarr.open_group(self.partial / STATES, mode="r+")
         arrays = {str(name): group[str(name)] for name in dataset.data_vars}
         whole = all(isinstance(a, zarr.Array) and a.chunks[1] == 1 for a in arrays.values())
@@ -119,10 +155,9 @@ class StateStore:
             if turn == self.mesh.column and len(own):
                 for name, array in arrays.items():
                     assert isinstance(array, zarr.Array)
-                    array[self.mine.start : self.mine.stop, first:stop] = dataset[name].values
-            self.mesh.together()
-        self.done, self.memory = self.done + length, dict(memory)
-        self.mesh.first(lambda: self._save(self.partial, self.done, memory))
+                    place = (slice(members.start, members.stop), slice(own.start, own.stop))
+                    array[place] = dataset[name].values
+            self.mesh.together_in_row()
 
     def finish(self) -> xr.Dataset:
         r"""Gives the store its name, and opens it."""

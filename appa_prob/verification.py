@@ -163,6 +163,7 @@ def score(
     *,
     regions: Sequence[Region] = (GLOBE,),
     climatology: Field | None = None,
+    joint: bool = True,
 ) -> Field:
     r"""All scores of an ensemble, by region and by all dimensions but space and members.
 
@@ -171,6 +172,7 @@ def score(
         truth: The truth.
         regions: The regions.
         climatology: The climatology at the times of the truth, for anomaly correlations.
+        joint: Whether to score fields as a whole, by the energy score, as well.
 
     Returns:
         The scores along new dimensions `score` and `region`: `bias`, `mse`, `variance`, `crps`,
@@ -184,10 +186,11 @@ def score(
     several = forecast.sizes["member"] > 1
     variance = forecast.var("member", ddof=1) if several else None
     parts = _common(error, variance, crps(forecast, truth), regions)
-    parts["energy_score"] = _by_region(
-        [energy_score(forecast, truth, region) if several else absent for region in regions],
-        regions,
-    )
+    if joint:
+        parts["energy_score"] = _by_region(
+            [energy_score(forecast, truth, region) if several else absent for region in regions],
+            regions,
+        )
     if climatology is not None:
         parts["acc"] = _by_region(
             [anomaly_correlation(forecast, truth, climatology, region) for region in regions],

@@ -21,11 +21,11 @@ import typer
 from appa_prob.appa import Appa
 from appa_prob.baselines import climatology, optimal_interpolation, shipped_eofs
 from appa_prob.cli import read_config
-from appa_prob.dataset import open_dataset, read_states
 from appa_prob.filtering import FilterConfig, run_filter
 from appa_prob.observe import observe_truth
-from appa_prob.scores import score_ensemble, score_gaussian
+from appa_prob.report import channel_table, ensemble_fields, fields
 from appa_prob.truth import Truth
+from appa_prob.verification import score, score_gaussian_forecast
 
 
 def main(
@@ -43,15 +43,8 @@ def main(
     base = base.model_copy(update={"data": data, "start": start, "cycles": cycles})
     dataset = run_filter(base, output)
     appa = Appa.from_pretrained(base.model)
-    known = open_dataset(data).sel(time=dataset.time.values)
-    truth, times = read_states(known, appa.catalogue)
-    members = np.stack(
-        [
-            read_states(dataset.sel(member=m, drop=True), appa.catalogue)[0].numpy()
-            for m in dataset.member.values
-        ]
-    )
-    normal, deviation = (x.numpy() for x in climatology(appa, times))
+    times = dataset.time.values
+    normal, deviation = climatology(appa, times)
     # What the filter observed, as it drew it.
     window = base.states or appa.window
     whole = window + (cycles - 1) * base.every
@@ -60,13 +53,25 @@ def main(
     covariance = shipped_eofs(appa)
     rows = {}
     for i in range(len(times)):
-        one = slice(i, i + 1)
-        shared = (truth[one].numpy(), appa.catalogue, appa.grid)
-        found = score_ensemble(members[:, one], *shared)
-        usual = score_gaussian(normal[one], deviation, *shared)
         state = window - 1 + i * base.every
-        mean, std = optimal_interpolation(appa, covariance, observations, series.times, state)
-        simple = score_gaussian(mean.numpy()[None], std.numpy()[None], *shared)
+        actual = fields(appa, series[state : state + 1][0])
+        found = channel_table(
+            score(ensemble_fields(appa, dataset, i), actual, joint=False).isel(region=0),
+            appa.catalogue,
+            base.members,
+        )
+        usual, simple = (
+            channel_table(
+                score_gaussian_forecast(fields(appa, mean), fields(appa, std), actual).isel(
+                    region=0
+                ),
+                appa.catalogue,
+            )
+            for mean, std in (
+                (normal[i], deviation),
+                optimal_interpolation(appa, covariance, observations, series.times, state),
+            )
+        )
         rows[np.datetime_as_string(times[i], unit="h")] = {
             "RMSE / climatology": (found["rmse"] / usual["rmse"]).mean(),
             "CRPS / climatology": (found["crps"] / usual["crps"]).mean(),

@@ -25,8 +25,9 @@ from appa_prob.baselines import climatology
 from appa_prob.cli import read_config
 from appa_prob.dataset import open_dataset, select_period
 from appa_prob.forecast import ForecastConfig, run_forecast
-from appa_prob.scores import average_scores, score_ensemble, score_gaussian
+from appa_prob.report import average_scores, channel_table, ensemble_fields, fields
 from appa_prob.truth import Truth
+from appa_prob.verification import score, score_gaussian_forecast
 
 KEYS = ["lead", "method", "variable", "level"]
 
@@ -38,30 +39,21 @@ def score_start(config: ForecastConfig, appa: Appa, seed: int) -> pd.DataFrame:
     source = Truth(appa, config.data, config.start, known + config.states)
     truth, times = source[:], source.times
     dataset = run_forecast(config, seed=seed, progress=False)
-    members = _stack(dataset, appa)
-    normal, deviation = (x.numpy() for x in climatology(appa, times[known:]))
-    actual, last = truth[known:].numpy(), truth[known - 1 : known].numpy()
+    normal, deviation = climatology(appa, times[known:])
+    last, std = fields(appa, truth[known - 1]), fields(appa, deviation)
     hours = (np.arange(config.states) + 1) * (appa.step / np.timedelta64(1, "h"))
     tables = {}
     for i, lead in enumerate(hours):
-        one = slice(i, i + 1)
-        shared = (actual[one], appa.catalogue, appa.grid)
-        tables[lead, "appa"] = score_ensemble(members[:, one], *shared)
-        tables[lead, "persistence"] = score_gaussian(last, np.full_like(last, 1e-9), *shared)
-        tables[lead, "climatology"] = score_gaussian(normal[one], deviation, *shared)
+        actual, usual = fields(appa, truth[known + i]), fields(appa, normal[i])
+        scores = {
+            "appa": score(ensemble_fields(appa, dataset, i), actual, joint=False),
+            "persistence": score(last, actual, joint=False),
+            "climatology": score_gaussian_forecast(usual, std, actual),
+        }
+        for method, found in scores.items():
+            members = config.members if method == "appa" else None
+            tables[lead, method] = channel_table(found.isel(region=0), appa.catalogue, members)
     return pd.concat(tables, names=["lead", "method"])
-
-
-def _stack(dataset: object, appa: Appa) -> np.ndarray:
-    """The states of a dataset, with shape (M, L, C, H, W)."""
-    import xarray as xr
-
-    assert isinstance(dataset, xr.Dataset)
-    parts = []
-    for variable in appa.catalogue.variables:
-        values = dataset[variable].values
-        parts.append(values if values.ndim == 5 else values[:, :, None])
-    return np.concatenate(parts, axis=2)
 
 
 def summarise(tables: list[pd.DataFrame]) -> pd.DataFrame:

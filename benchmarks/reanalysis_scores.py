@@ -22,8 +22,7 @@ from appa_prob.dataset import open_dataset, select_period
 from appa_prob.experiment import BaselineConfig, ReanalysisConfig, load_truth
 from appa_prob.observe import observe
 from appa_prob.reanalysis import reanalyse
-from appa_prob.report import Report, report_scores
-from appa_prob.scores import average_scores
+from appa_prob.report import Report, average_scores, report_scores
 
 KEYS = ["points", "method", "variable", "level"]
 
@@ -47,7 +46,14 @@ def score_window(config: ReanalysisConfig, appa: Appa, seed: int, baselines: boo
     )
     every = config.baselines.every if config.baselines else 1
     report = report_scores(
-        appa, members, truth, times, observations, baselines=baselines, every=every, progress=True
+        appa,
+        appa.dataset(members, times),
+        truth,
+        times,
+        observations,
+        baselines=baselines,
+        every=every,
+        progress=True,
     )
     return report.table
 

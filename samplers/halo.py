@@ -61,8 +61,7 @@ class Halo:
             x: The states that this process holds, along some axis.
             axis: The axis, at least 0.
         """
-        needed: Tensor = _Gather.apply(x, self, axis)  # type: ignore[no-untyped-call]
-        return needed
+        return _moved(x, self, axis, gather=True)
 
     def scatter(self, x: Tensor, axis: int) -> Tensor:
         r"""The adjoint of :meth:`gather`: for each state that this process holds, the sum of what
@@ -72,8 +71,7 @@ class Halo:
             x: States that this process needs, along some axis.
             axis: The axis, at least 0.
         """
-        held: Tensor = _Scatter.apply(x, self, axis)  # type: ignore[no-untyped-call]
-        return held
+        return _moved(x, self, axis, gather=False)
 
     def _collect(self, x: Tensor, axis: int) -> Tensor:
         me, x = self.rank, x.movedim(axis, 0)
@@ -122,42 +120,30 @@ def _part(states: range, within: range) -> slice:
     return slice(states.start - within.start, states.stop - within.start)
 
 
-class _Gather(Function):
+class _Move(Function):
+    """One of the two exchanges; its derivative is the other one, or itself."""
+
     @staticmethod
-    def forward(x: Tensor, halo: Halo, axis: int) -> Tensor:
-        return halo._collect(x, axis)
+    def forward(x: Tensor, halo: Halo, axis: int, gather: bool) -> Tensor:
+        return halo._collect(x, axis) if gather else halo._sum(x, axis)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        _, ctx.halo, ctx.axis = inputs
+        _, *ctx.how = inputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return ctx.halo.scatter(gradients[0], ctx.axis), None, None
+        halo, axis, gather = ctx.how
+        return _moved(gradients[0], halo, axis, not gather), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        result: Tensor = ctx.halo.gather(tangents[0], ctx.axis)
-        return result
+        return _moved(tangents[0], *ctx.how)
 
 
-class _Scatter(Function):
-    @staticmethod
-    def forward(x: Tensor, halo: Halo, axis: int) -> Tensor:
-        return halo._sum(x, axis)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        _, ctx.halo, ctx.axis = inputs
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return ctx.halo.gather(gradients[0], ctx.axis), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        result: Tensor = ctx.halo.scatter(tangents[0], ctx.axis)
-        return result
+def _moved(x: Tensor, halo: Halo, axis: int, gather: bool) -> Tensor:
+    result: Tensor = _Move.apply(x, halo, axis, gather)  # type: ignore[no-untyped-call]
+    return result
 
 
 def summed_over(group: dist.ProcessGroup | None) -> Callable[[Tensor], Tensor]:

@@ -8,14 +8,12 @@ import torch
 
 from appa_prob.appa import Appa
 from appa_prob.baselines import EofConfig, climatology, optimal_interpolation, train_eofs
-from appa_prob.catalogue import Catalogue, Channel
 from appa_prob.dataset import open_dataset, read_states
 from appa_prob.eof_prior import fit_eofs, load_eofs, localisation, save_eofs
 from appa_prob.errors import UserError
 from appa_prob.grid import Grid
 from appa_prob.observe import Observations
 from appa_prob.operators import Ensemble, WeightedGather
-from appa_prob.scores import score_ensemble, score_gaussian
 from appa_prob.states import Period
 
 GRID = Grid(np.linspace(-60, 60, 4), np.linspace(0, 315, 8))
@@ -105,26 +103,3 @@ def test_eofs_can_be_trained(tiny_model: Path, world: Path, tmp_path: Path) -> N
     assert 0.5 < float(share) < 1.1
     with pytest.raises(UserError, match="--overwrite"):
         train_eofs(config, tmp_path / "eofs.safetensors")
-
-
-def test_scores_of_an_ensemble_of_the_truth_s_own_law() -> None:
-    rng = np.random.default_rng(0)
-    catalogue = Catalogue((Channel("a", None, "1"),))
-    grid = Grid(np.linspace(-80, 80, 40), np.linspace(0, 354, 60))
-    truth, members = rng.standard_normal((4, 1, 40, 60)), rng.standard_normal((16, 4, 1, 40, 60))
-    scores = score_ensemble(members, truth, catalogue, grid).iloc[0]
-    assert abs(scores["spread_skill"] - 1) < 0.05
-    assert abs(scores["crps"] - 1 / np.sqrt(np.pi)) < 0.02
-    exact = score_gaussian(np.zeros_like(truth), np.ones(1), truth, catalogue, grid).iloc[0]
-    assert abs(exact["crps"] - scores["crps"]) < 0.02
-    assert abs(exact["spread_skill"] - 1) < 0.05
-
-
-def test_scores_count_only_the_points_that_are_asked_for() -> None:
-    catalogue = Catalogue((Channel("a", None, "1"),))
-    truth = np.zeros((1, 1, 4, 8))
-    truth[..., 0] = 100.0
-    where = truth == 0.0
-    members = np.stack((truth * 0 + 1.0, truth * 0 + 3.0))
-    scores = score_ensemble(members, truth, catalogue, GRID, where).iloc[0]
-    assert scores["rmse"] == 2.0 and abs(scores["spread_skill"] - np.sqrt(3 / 4)) < 1e-6

@@ -251,7 +251,9 @@ def test_no_yaml_and_no_file_are_refused(tmp_path: Path) -> None:
         assert result.exit_code == 2 and result.output.startswith("error: ")
 
 
-def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path: Path, experiment: Config) -> None:
+def test_an_interrupt_ends_with_130_and_can_be_gone_on_with(
+    tmp_path: Path, experiment: Config
+) -> None:
     experiment |= {"sampler": {"steps": 100_000}, "states": 6}
     path, log = write(tmp_path, experiment), tmp_path / "log"
     command = [sys.executable, "-c", "from appa_prob.cli import main; main()"]
@@ -265,7 +267,8 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path: Path, experimen
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130, log.read_text()
     assert "interrupted" in log.read_text() and "Traceback" not in log.read_text()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "log"]
+    found = sorted(p.name for p in tmp_path.iterdir())
+    assert found == [".out.zarr.partial", "config.yaml", "log"]
 
 
 def test_excerpts_hold_the_states_that_were_asked_for(tmp_path: Path, world: Path) -> None:

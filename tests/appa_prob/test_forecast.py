@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import xarray as xr
 import yaml
 from typer.testing import CliRunner
 
+from appa_prob import experiment as experiment_module
 from appa_prob import run as run_module
 from appa_prob import truth as truth_module
 from appa_prob.appa import Appa
 from appa_prob.cli import app, read_config
-from appa_prob.experiment import ReanalysisConfig, load_truth
+from appa_prob.errors import UserError
+from appa_prob.experiment import ReanalysisConfig, load_truth, run_reanalysis
 from appa_prob.filtering import FilterConfig, check_overlap, run_filter
 from appa_prob.forecast import ForecastConfig, run_forecast
 from appa_prob.observe import observe_truth
@@ -117,6 +120,35 @@ def test_a_filter_reads_no_more_than_a_window(
     monkeypatch.setattr(truth_module, "Truth", Reader)
     filtered(cycles | {"cycles": 3, "sampler": {"steps": 2}})
     assert {(r.start, r.stop) for r in read} == {(0, 4), (2, 6), (4, 8)}
+
+
+def test_a_reanalysis_goes_on_with_the_members_that_are_left(
+    tmp_path: Path, experiment: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = {"steps": 4, "iterations": 1, "batch": 1}
+    config = ReanalysisConfig.model_validate(experiment | {"sampler": sampler})
+    drawn: list[int] = []
+
+    class Failing(StateStore):
+        def append_members(self, numbers: Sequence[int], *arguments: Any) -> None:
+            super().append_members(numbers, *arguments)
+            drawn.extend(numbers)
+            if len(drawn) < 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment_module, "StateStore", Failing)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_reanalysis(config, tmp_path / "out.zarr", progress=False)
+    with pytest.raises(UserError, match="holds another run, that was stopped"):
+        run_reanalysis(config, tmp_path / "out.zarr", seed=1, progress=False)
+    found = run_reanalysis(config, tmp_path / "out.zarr", progress=False)
+    assert drawn == [0, 1, 2]
+    monkeypatch.undo()
+    whole = run_reanalysis(config, tmp_path / "whole.zarr", progress=False)
+    assert found is not None and whole is not None
+    xr.testing.assert_identical(found.dataset.load(), whole.dataset.load())
+    assert (tmp_path / "out.csv").read_text() == (tmp_path / "whole.csv").read_text()
 
 
 @pytest.mark.parametrize("task", ["forecast", "observed", "cycles"])

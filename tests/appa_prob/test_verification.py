@@ -100,6 +100,17 @@ def test_what_lies_outside_of_a_region_does_not_count() -> None:
     assert np.isfinite(average(x, REGIONS["arctic"]))
 
 
+def test_fields_can_have_masks_of_their_own() -> None:
+    members = xr.concat([draw(0, level=2) * 0 + x for x in (1.0, 3.0)], "member")
+    truth = (draw(0, level=2) * 0).transpose("level", ...).copy()
+    truth[0, 2, 3], truth[1, 4] = 100.0, -50.0
+    found = summarise(score(members, truth, regions=[Region("x", mask=truth == 0)], joint=False))
+    assert found.sel(score="rmse").values.tolist() == [[2.0, 2.0]]
+    assert "energy_score" not in found.score
+    everywhere = summarise(score(members, truth, joint=False))
+    assert (everywhere.sel(score="rmse") > 2.5).all()
+
+
 def test_unknown_and_empty_regions_are_refused() -> None:
     with pytest.raises(UserError, match='unknown region "tropic"; did you mean "tropics"'):
         select_regions(["tropic"])

@@ -1,0 +1,198 @@
+r"""What was observed of a trajectory: values, errors, and the operator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from appa_prob.operators import WeightedGather
+
+from .statistics import Statistics
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Observations"]
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    r"""Observations :math:`y = H x + \eta`, :math:`\eta \sim \mathcal{N}(0, \mathrm{diag}(r^2))`,
+    of a trajectory.
+
+    Arguments:
+        operator: The operator :math:`H`, from trajectories of shape :math:`(L, C, H, W)` to
+            :math:`(n)`.
+        values: The observations in physical units, with shape :math:`(n)`.
+        errors: The standard deviations :math:`r` of their errors in physical units, with shape
+            :math:`(n)`.
+        time: The index of the time of each, with shape :math:`(n)`.
+        channel: The index of the channel of each, with shape :math:`(n)`.
+        latitude: The latitude of each, with shape :math:`(n)`.
+        longitude: The longitude of each, with shape :math:`(n)`.
+        biases: Their biases in physical units, with shape :math:`(n)`, which the values hold.
+        masked: The number of observations that were left out since they were not finite.
+        rejected: The number of those that were left out by :meth:`control`.
+    """
+
+    operator: WeightedGather
+    values: Tensor
+    errors: Tensor
+    time: NDArray[np.int64]
+    channel: NDArray[np.int64]
+    latitude: NDArray[np.float64]
+    longitude: NDArray[np.float64]
+    biases: Tensor
+    masked: int = 0
+    rejected: int = 0
+
+    @classmethod
+    def none(cls, shape: Sequence[int]) -> Observations:
+        r"""No observations, of trajectories of a shape :math:`(L, C, H, W)`.
+
+        Example:
+            >>> len(Observations.none((2, 1, 4, 8)))
+            0
+        """
+        empty, number, place = torch.zeros(0), np.zeros(0, np.int64), np.zeros(0)
+        nowhere = torch.zeros(0, 1, dtype=torch.int64)
+        operator = WeightedGather(nowhere, torch.zeros(0, 1), shape)
+        return cls(operator, empty, empty, number, number, place, place, empty)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        r"""How many there are, and how many were left out, as attributes of a dataset."""
+        return {
+            "observations": len(self),
+            "masked_observations": self.masked,
+            "rejected_observations": self.rejected,
+        }
+
+    def select(self, where: NDArray[np.bool_]) -> Observations:
+        r"""Some of the observations."""
+        keep = torch.as_tensor(np.flatnonzero(where))
+        operator = WeightedGather(
+            self.operator.indices[keep], self.operator.weights[keep], self.operator.in_shape
+        )
+        return Observations(
+            operator,
+            self.values[keep],
+            self.errors[keep],
+            self.time[where],
+            self.channel[where],
+            self.latitude[where],
+            self.longitude[where],
+            self.biases[keep],
+            self.masked,
+            self.rejected,
+        )
+
+    def at(self, state: int) -> Observations:
+        r"""The observations of one state, with the operator on that state, of shape
+        :math:`(C, H, W)`.
+        """
+        chosen = self.select(self.time == state)
+        event = torch.Size(self.operator.in_shape[1:])
+        indices = chosen.operator.indices - state * event.numel()
+        operator = WeightedGather(indices, chosen.operator.weights, event)
+        return Observations(**{**vars(chosen), "operator": operator})
+
+    def within(self, start: int, stop: int) -> Observations:
+        r"""The observations of the states from `start` to `stop`, without the latter, with the
+        operator on these states.
+        """
+        chosen = self.select((self.time >= start) & (self.time < stop))
+        event = torch.Size(self.operator.in_shape[1:])
+        indices = chosen.operator.indices - start * event.numel()
+        operator = WeightedGather(indices, chosen.operator.weights, (stop - start, *event))
+        moved = {"operator": operator, "time": chosen.time - start}
+        return Observations(**{**vars(chosen), **moved})
+
+    def standardised(
+        self, statistics: Statistics, times: NDArray[np.datetime64], error: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""The observations of the standardised trajectory, and the variances of their errors.
+
+        Arguments:
+            statistics: The climatology.
+            times: The times of the trajectory.
+            error: The standard deviation of what standardised states hold beside what the
+                operator sees, as the error of an autoencoder, with shape :math:`(C, H, W)`; its
+                variance is added.
+
+        Returns:
+            The values and the variances, both with shape :math:`(n)`, on the device of the
+            statistics.
+        """
+        scale = statistics.scale[torch.as_tensor(self.channel)]
+        climatology = statistics.climatology(times)
+        grid = self.operator.in_shape[-2:]  # that of one mean for all places is a single cell
+        climatology = climatology.expand(*climatology.shape[:-2], *grid)
+        H = self.operator.to(scale.device)
+        mean = H(climatology.reshape(H.in_shape))
+        variance = (self.errors.to(scale) / scale).square()
+        if error is not None:
+            squares = (error * statistics.scale.reshape(-1, 1, 1)).square()
+            variance = variance + H(squares.expand(H.in_shape)) / scale**2
+        return (self.values.to(scale) - self.biases.to(scale) - mean) / scale, variance
+
+    def standardised_operator(self, statistics: Statistics) -> WeightedGather:
+        r"""The operator on standardised trajectories, whose values :meth:`standardised` gives.
+
+        It is that on physical ones, unless observations mix channels of different scales.
+
+        .. math:: \hat{H} = S^{-1} H \, \mathrm{diag}(s)
+
+        Arguments:
+            statistics: The climatology, for its scales :math:`s`.
+        """
+        H = self.operator
+        if H.device != statistics.scale.device:
+            H = H.to(statistics.scale.device)
+        scale = statistics.scale.to(H.weights)
+        channels = H.indices // H.in_shape[-2:].numel() % H.in_shape[-3]
+        ratio = scale[channels] / scale[torch.as_tensor(self.channel)].unsqueeze(-1)
+        if bool((ratio == 1).all()):
+            return H
+        return WeightedGather(H.indices, H.weights * ratio, H.in_shape)
+
+    def control(
+        self,
+        statistics: Statistics,
+        times: NDArray[np.datetime64],
+        background: Tensor,
+        limit: float,
+    ) -> Observations:
+        r"""Leaves out gross errors: what the climatology, as a background, makes too unlikely.
+
+        .. math:: |y - H \bar{x}| \le k \sqrt{r^2 + H b^2}
+
+        Arguments:
+            statistics: The climatology.
+            times: The times of the trajectory.
+            background: The standard deviation :math:`b` of standardised states about it, with
+                shape :math:`(C, H, W)`. For means the bound is on the safe side: their variance is
+                at most the mean of variances.
+            limit: The limit :math:`k`, in standard deviations.
+        """
+        y, variance = self.standardised(statistics, times, background)
+        # What is not finite is masked elsewhere.
+        good = ~(y.square() > limit**2 * variance).cpu().numpy()
+        kept = self.select(good)
+        return replace(kept, rejected=self.rejected + int((~good).sum()))
+
+    def observed(self) -> NDArray[np.bool_]:
+        r"""The points of the trajectory that an observation depends on, with shape
+        :math:`(L, C, H, W)`.
+        """
+        seen = torch.zeros(self.operator.in_shape, dtype=torch.bool)
+        seen.view(-1)[self.operator.indices[self.operator.weights > 0]] = True
+        return seen.numpy()
