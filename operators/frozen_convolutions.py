@@ -1,13 +1,13 @@
 r"""Convolutions, recorded so that Jacobians have cheap products in both directions.
 
-The derivative of an adjoint product is a forward product, and torch finds it by differentiating a
-backward pass. The second derivative of its convolutions takes half of its time for that with
-respect to the weights, whether it is wanted or not. Here a convolution and its adjoint,
+The second derivative of torch's convolutions takes half of its time for that with respect to the
+weights, whether it is wanted or not. Here a convolution and its adjoint,
 
 .. math:: \frac{\partial \, (W * x)}{\partial x} = W * \qquad
     \frac{\partial \, (W *)^T g}{\partial g} = (W *)^T
 
-are recorded as two linear functions, each the backward pass of the other.
+are recorded as two linear functions, each the backward pass of the other, which keep nothing but
+the weights.
 """
 
 from __future__ import annotations
@@ -16,44 +16,26 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
-__all__ = ["FrozenConvolutions"]
+from .frozen_function import Lean
+
+__all__ = ["CONVOLUTIONS"]
 
 # Stride, padding, dilation, whether it is transposed, padding of outputs, groups.
 Options = tuple[list[int], list[int], list[int], bool, list[int], int]
 
+FEW = 16  # channels, of which vectors of a CPU hold as many
 
-class FrozenConvolutions(TorchFunctionMode):
-    r"""Records convolutions as functions of their input alone, leaves of the graph being
-    constants.
 
-    Example:
-        >>> x, weight = torch.randn(1, 1, 5, requires_grad=True), torch.ones(1, 1, 3)
-        >>> with FrozenConvolutions():
-        ...     y = torch.nn.functional.conv1d(x, weight, padding="same")
-        >>> torch.autograd.grad(y, x, torch.ones(1, 1, 5))[0]
-        tensor([[[2., 3., 3., 3., 2.]]])
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        weight = args[1] if len(args) > 1 else kwargs.get("weight")
-        # Weights that are computed may be so from the input.
-        constant = isinstance(weight, Tensor) and (weight.is_leaf or not weight.requires_grad)
-        if constant and func in PLAIN:
-            return _plain(func, *args, **kwargs)
-        if constant and func in TRANSPOSED:
-            return _transposed(func, *args, **kwargs)
+def _convolution(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    weight = args[1] if len(args) > 1 else kwargs.get("weight")
+    # Weights that are computed may be so from the input.
+    constant = isinstance(weight, Tensor) and (weight.is_leaf or not weight.requires_grad)
+    if not constant:
         return func(*args, **kwargs)
+    return (_plain if func in PLAIN else _transposed)(func, *args, **kwargs)
 
 
 PLAIN = {functional.conv1d: 1, functional.conv2d: 2, functional.conv3d: 3}
@@ -110,11 +92,11 @@ def _frozen(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) ->
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     bias = None if bias is None else bias.detach().to(dtype)
-    y: Tensor = Convolution.apply(x.to(dtype), weight.detach().to(dtype), bias, options)  # type: ignore[no-untyped-call]
+    y: Tensor = Convolution.apply(x.to(dtype), weight.detach().to(dtype), bias, options)
     return y
 
 
-class Convolution(torch.autograd.Function):
+class Convolution(Lean):
     r"""The convolution :math:`W * x + b`, whose backward pass is :class:`Adjoint`."""
 
     generate_vmap_rule = True
@@ -126,38 +108,55 @@ class Convolution(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, weight, _, ctx.options = inputs
-        ctx.save_for_backward(x, weight)
+        ctx.shape = x.shape
+        ctx.save_for_backward(weight)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
-        x, weight = ctx.saved_tensors
-        back: Tensor = Adjoint.apply(g, x, weight, ctx.options)  # type: ignore[no-untyped-call]
-        return back, None, None, None
+        (weight,) = ctx.saved_tensors
+        return Adjoint.apply(g, weight, ctx.options, ctx.shape), None, None, None
 
 
-class Adjoint(torch.autograd.Function):
+class Adjoint(Lean):
     r"""The adjoint :math:`(W *)^T g`, whose backward pass is :class:`Convolution`."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(g: Tensor, x: Tensor, weight: Tensor, options: Options) -> Tensor:
-        # Of the input only the shape counts, but making another costs more than keeping it.
-        wanted = True, False, False
-        aten = torch.ops.aten
-        back: Tensor = aten.convolution_backward(g, x, weight, None, *options, wanted)[0]
-        return back
+    def forward(g: Tensor, weight: Tensor, options: Options, shape: Size) -> Tensor:
+        return _adjoint(g, weight, options, shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, _, weight, ctx.options = inputs
+        _, weight, ctx.options, _ = inputs
         ctx.save_for_backward(weight)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None, None]:
         (weight,) = ctx.saved_tensors
-        y: Tensor = Convolution.apply(v, weight, None, ctx.options)  # type: ignore[no-untyped-call]
-        return y, None, None, None
+        return Convolution.apply(v, weight, None, ctx.options), None, None, None
+
+
+def _adjoint(g: Tensor, weight: Tensor, options: Options, shape: Size) -> Tensor:
+    stride, padding, dilation, transposed, rest, groups = options
+    reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    left = [r - p for r, p in zip(reach, padding, strict=True)]
+    plain = not transposed and groups == 1 and max(stride) == 1 and min(left) >= 0
+    if plain and len(weight) < FEW:
+        # As a convolution: on a CPU, the adjoints of those to few channels take up to seven times
+        # as long.
+        weight = weight.flip(tuple(range(2, weight.ndim))).transpose(0, 1)
+        return torch.convolution(g, weight, None, stride, left, dilation, False, rest, 1)
+    input = g.new_empty(shape)  # of which only the shape counts
+    wanted = True, False, False
+    aten = torch.ops.aten
+    back: Tensor = aten.convolution_backward(g, input, weight, None, *options, wanted)[0]
+    return back
+
+
+CONVOLUTIONS: dict[Callable[..., Any], Callable[..., Any]] = dict.fromkeys(
+    (*PLAIN, *TRANSPOSED), _convolution
+)
 
 
 def _each(value: int | Sequence[int], n: int) -> list[int]:

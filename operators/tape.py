@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .frozen_convolutions import FrozenConvolutions
+from .frozen import Frozen
 from .linearised import Linearised
 from .transforms import transformed
 
@@ -171,7 +171,7 @@ class DoubleAdjoint(Recorded):
         self.examined = False
 
     def evaluate(self, x: Tensor) -> Tensor:
-        constant = nullcontext() if self.create_graph else FrozenConvolutions()
+        constant = nullcontext() if self.create_graph else Frozen()
         with mathematical_attention(), constant:
             return self.function(x)
 
