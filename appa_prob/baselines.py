@@ -2,16 +2,20 @@ r"""What a reanalysis must beat: the seasonal climatology, and optimal interpola
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from appa_prob.operators import Cholesky, Operator
+from appa_prob.operators import Cholesky, Diagonal, InnovationCovariance, Operator
 from appa_prob.samplers import Gaussian, GaussianLikelihood
+from appa_prob.samplers.gaussian import ConditionalCovariance
 
 from .appa import Appa
 from .dataset import Source
@@ -20,12 +24,11 @@ from .files import refuse_existing
 from .states import Period, StandardisedStates, States
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from .observe import Observations
 
-__all__ = ["EofConfig", "climatology", "optimal_interpolation", "shipped_eofs", "train_eofs"]
+__all__ = ["EofConfig", "OptimalInterpolation", "climatology", "shipped_eofs", "train_eofs"]
 
 LIMIT = 12_000  # observations of one state
 
@@ -92,34 +95,86 @@ def climatology(appa: Appa, times: NDArray[np.datetime64]) -> tuple[Tensor, Tens
     return appa.statistics.climatology(times), appa.variability * scale
 
 
-def optimal_interpolation(
-    appa: Appa,
-    covariance: Operator,
-    observations: Observations,
-    times: NDArray[np.datetime64],
-    state: int,
-) -> tuple[Tensor, Tensor]:
+class OptimalInterpolation:
     r"""The exact posterior of one state under a Gaussian prior on its anomalies.
 
     .. math:: x \sim \mathcal{N}(0, V) \qquad y \mid x \sim \mathcal{N}(H x, R)
+
+    What stations observe at all times alike is conditioned on first, once for all states: its
+    covariance does not depend on values. It is then the prior of what only this state has.
 
     Arguments:
         appa: The model, for its statistics.
         covariance: The covariance :math:`V` of standardised anomalies.
         observations: The observations of the trajectory.
         times: The times of the trajectory.
-        state: The index of the state; the observations of the others are not used.
-
-    Returns:
-        The mean and the standard deviation in physical units, both with shape :math:`(C, H, W)`.
+        states: The indices of the states that will be asked for; by default all.
     """
-    here = observations.at(state)
-    time = times[state : state + 1]
-    prior = Gaussian(torch.zeros(covariance.in_shape), covariance)
-    if len(here):
-        y, variance = here.standardised(appa.statistics, time)
-        H = here.standardised_operator(appa.statistics)
-        prior = prior.condition(GaussianLikelihood(H, y, variance), Cholesky(limit=LIMIT))
-    std = prior.covariance.diagonal().clamp_min(0.0).sqrt().reshape(covariance.in_shape)
-    scale = appa.statistics.scale.reshape(-1, 1, 1)
-    return appa.statistics.restore(prior.mean.unsqueeze(0), time)[0], std * scale
+
+    def __init__(
+        self,
+        appa: Appa,
+        covariance: Operator,
+        observations: Observations,
+        times: NDArray[np.datetime64],
+        states: Sequence[int] | None = None,
+    ) -> None:
+        self.appa, self.times, self.observations = appa, times, observations
+        self.solver = Cholesky(limit=LIMIT)
+        states = range(len(times)) if states is None else states
+        self.common = reduce(np.intersect1d, (_once(observations.at(i)) for i in states))
+        self.prior = covariance
+        if len(states) > 1 and len(self.common):
+            shared, _ = self._parts(observations.at(states[0]))
+            variance = shared.standardised(appa.statistics, times[:1])[1]
+            H = shared.standardised_operator(appa.statistics)
+            S = InnovationCovariance(H, covariance, Diagonal(variance))
+            self.prior = ConditionalCovariance(covariance, H, S, self.solver)
+
+    def __call__(self, state: int) -> tuple[Tensor, Tensor]:
+        r"""The mean and the standard deviation in physical units, both with shape
+        :math:`(C, H, W)`.
+
+        Arguments:
+            state: The index of the state; the observations of the others are not used.
+        """
+        here, statistics = self.observations.at(state), self.appa.statistics
+        time, prior = self.times[state : state + 1], self.prior
+        mean = torch.zeros(prior.in_shape)
+        if isinstance(prior, ConditionalCovariance):
+            shared, here = self._parts(here)
+            y = shared.standardised(statistics, time)[0]
+            mean = prior.lift(self.solver(prior.S, y))
+        posterior = Gaussian(mean, prior)
+        if len(here):
+            y, variance = here.standardised(statistics, time)
+            H = here.standardised_operator(statistics)
+            posterior = posterior.condition(GaussianLikelihood(H, y, variance), self.solver)
+        std = posterior.covariance.diagonal().clamp_min(0.0).sqrt().reshape(prior.in_shape)
+        scale = statistics.scale.reshape(-1, 1, 1)
+        return statistics.restore(posterior.mean.unsqueeze(0), time)[0], std * scale
+
+    def _parts(self, observations: Observations) -> tuple[Observations, Observations]:
+        """What all states have, in one order, and what this one has beside."""
+        rows = _rows(observations)
+        order = np.argsort(rows)
+        again = order[np.isin(rows[order], self.common)]
+        return observations.select(again), observations.select(~np.isin(rows, self.common))
+
+
+def _rows(observations: Observations) -> NDArray[np.void]:
+    """What observations of a state are of, and how well, as bytes."""
+    H = observations.operator
+    columns = [H.indices.numpy(), H.weights.numpy(), observations.errors.numpy()[:, None]]
+    columns.append(observations.channel[:, None])
+    packed = [np.ascontiguousarray(column).view(np.uint8) for column in columns]
+    joined = np.ascontiguousarray(np.concatenate(packed, axis=1))
+    rows: NDArray[np.void] = joined.view(np.dtype((np.void, joined.shape[1])))[:, 0]
+    return rows
+
+
+def _once(observations: Observations) -> NDArray[np.void]:
+    """Those that are there once."""
+    rows, counts = np.unique(_rows(observations), return_counts=True)
+    once: NDArray[np.void] = rows[counts == 1]
+    return once

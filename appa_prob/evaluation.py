@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .appa import Appa
 from .balance import geostrophic_imbalance, hydrostatic_imbalance
-from .baselines import climatology, optimal_interpolation, shipped_eofs
+from .baselines import OptimalInterpolation, climatology, shipped_eofs
 from .dataset import read_states
 from .declaration import parse_networks
 from .errors import UserError, unknown
@@ -170,7 +170,7 @@ def evaluate(
     total = sum(len(chosen(run, every)) for run in runs)
     with tqdm(total=total, disable=not progress, desc="evaluation", unit="state") as bar:
         for run in runs:
-            interpolation = None if appa is None else _interpolation(run, truth, appa, eofs)
+            interpolation = None if appa is None else _interpolation(run, truth, appa, eofs, every)
             for state in pair(run, truth, variables, every):
                 _collect(collected, run, state, appa, interpolation, regions)
                 bar.update()
@@ -299,7 +299,7 @@ def _like(states: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
 
 
 def _interpolation(
-    run: Run, truth: xr.Dataset, appa: Appa, eofs: Path | None
+    run: Run, truth: xr.Dataset, appa: Appa, eofs: Path | None, every: int
 ) -> Interpolation | None:
     r"""Optimal interpolation of the observations of a reanalysis, which are drawn again."""
     config, attributes = made_with(run.dataset), run.dataset.attrs
@@ -312,12 +312,13 @@ def _interpolation(
     networks = parse_networks({"networks": config["networks"]}, Path())
     seed = int(attributes["seed"])
     observations = observe_truth(appa, networks, states, times, seed, missing)
-    covariance = shipped_eofs(appa, eofs)
+    found = OptimalInterpolation(
+        appa, shipped_eofs(appa, eofs), observations, times, chosen(run, every)
+    )
 
     def interpolate(index: int, like: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
-        found = optimal_interpolation(appa, covariance, observations, times, index)
         time = times[index : index + 1]
-        parts = [appa.dataset(x[None, None], time).isel(member=0, drop=True) for x in found]
+        parts = [appa.dataset(x[None, None], time).isel(member=0, drop=True) for x in found(index)]
         mean, std = (_like(x, like) for x in parts)
         return mean, std
 

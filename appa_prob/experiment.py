@@ -17,7 +17,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PositiveFloat,
     PositiveInt,
     SerializeAsAny,
 )
@@ -33,6 +32,7 @@ from .mesh import Mesh, ParallelConfig
 from .network import Network
 from .observe import Observations, observe_truth
 from .parallel import own_device, rank
+from .quality import Control, control
 from .reanalysis import SamplerConfig, sample_batches
 from .report import Report, report_scores
 from .run import describe_run
@@ -103,8 +103,9 @@ class ReanalysisConfig(BaseModel):
         members: The number of members of the ensemble.
         networks: The observing networks, as :mod:`appa_prob.declaration` describes them.
         missing: Whether observations that are not finite are refused, or masked out and counted.
-        quality_control: How many standard deviations observations may be off the climatology;
-            those that are more are left out and counted. None are by default.
+        quality_control: How many standard deviations observations may be off the climatology, or
+            `{limit: 5, background: runs/forecast.zarr}` for another background; those that are
+            more are left out and counted. None are by default.
         sampler: How to sample.
         parallel: How ranks share the work.
         baselines: The climatology and optimal interpolation in the table of scores; null for
@@ -121,7 +122,7 @@ class ReanalysisConfig(BaseModel):
     members: Annotated[int, Field(ge=2)] = 16
     networks: Networks
     missing: Missing = "refuse"
-    quality_control: PositiveFloat | None = None
+    quality_control: Control | None = None
     sampler: SamplerConfig = SamplerConfig()
     parallel: ParallelConfig = ParallelConfig()
     baselines: BaselineConfig | None = BaselineConfig()
@@ -182,9 +183,7 @@ def run_reanalysis(
     view = _View.of(config.figure, appa, times) if config.figure else None
     observations = observe_truth(appa, config.networks, truth, times, seed, config.missing)
     if config.quality_control is not None:
-        observations = observations.control(
-            appa.statistics, times, appa.variability, config.quality_control
-        )
+        observations = control(appa, observations, times, config.quality_control)
     appa.trajectory_denoiser(times)  # which says what is wrong with the times
     piece = mesh.piece(appa, len(times), config.sampler.stride)
     store = StateStore(

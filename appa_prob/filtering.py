@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import torch
 import xarray as xr
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from .appa import Appa
 from .dataset import Source
 from .errors import NothingObserved, UserError
 from .experiment import Networks
+from .filter_control import FilterControl
 from .generators import state_generators
 from .mesh import Mesh, ParallelConfig
 from .observe import Observations, observe_truth
@@ -59,6 +60,9 @@ class FilterConfig(BaseModel):
         members: The number of members of the ensemble.
         networks: The observing networks, as :mod:`appa_prob.declaration` describes them.
         missing: Whether observations that are not finite are refused, or masked out.
+        quality_control: How many standard deviations observations may be off a forecast from the
+            cycle before, or, in the first cycle, off the climatology; those that are more are left
+            out and counted. None are by default.
         sampler: How to sample.
         parallel: How ranks share the work.
     """
@@ -75,6 +79,7 @@ class FilterConfig(BaseModel):
     members: Annotated[int, Field(ge=2)] = 16
     networks: Networks
     missing: Missing = "refuse"
+    quality_control: PositiveFloat | None = None
     sampler: SamplerConfig = SamplerConfig()
     parallel: ParallelConfig = ParallelConfig()
 
@@ -160,7 +165,10 @@ def filter_cycles(
     mesh = mesh or Mesh()
     states = config.states or appa.window
     lag = (states - config.overlap) // config.every
-    kept = list(memory["past"]) if memory else []
+    memory = memory or {}
+    kept = list(memory.get("past", []))
+    limit, doubts = config.quality_control, dict[str, Tensor]()
+    quality = FilterControl(appa, times, config, limit, seed, mesh) if limit else None
     mine, piece = mesh.members(config.members), mesh.piece(appa, states, config.sampler.stride)
     ends = piece.stop == states  # whether this rank draws the present state
     for cycle in range(first, config.cycles):
@@ -169,6 +177,9 @@ def filter_cycles(
         generators = state_generators(seed, cycle, mine, piece, appa.error.device)
         past, error = None, 1.0
         seen = _observed(observe, appa, range(start, start + states))
+        if quality is not None:
+            refused, doubts = quality(cycle, seen, memory)
+            seen = seen.select(~refused)
         if config.overlap and len(kept) == lag:
             past, error = _background(kept[0], len(mine))
             seen = seen.select(seen.time >= config.overlap)
@@ -189,16 +200,10 @@ def filter_cycles(
         ]
         new = torch.stack([appa.statistics.restore(x[-1:], now) for x in done])
         if config.overlap:
-            last = states - config.overlap
-            tail = range(max(piece.start, last), max(piece.stop, last))
-            whole = mesh.assemble(
-                z[:, len(piece) - len(tail) :],
-                (config.members, config.overlap),
-                mine,
-                range(tail.start - last, tail.stop - last),
-            )
-            kept = [*kept, whole][-lag:]
-        memory = {"past": torch.stack(kept)} if kept else {}
+            kept = [*kept, _tail(z, config.overlap, piece, states, config.members, mesh)][-lag:]
+        memory = doubts | ({"past": torch.stack(kept)} if kept else {})
+        if quality is not None:
+            memory["tail"] = _tail(z, quality.known, piece, states, config.members, mesh)
         yield Part(new if ends else new[:, :0], memory, 1, range(0 if ends else 1, 1))
 
 
@@ -210,6 +215,14 @@ def _observed(observe: Callable[[range], Observations], appa: Appa, window: rang
         if window.start == 0:
             raise
         return Observations.none((len(window), *appa.autoencoder.state_shape))
+
+
+def _tail(z: Tensor, count: int, piece: range, states: int, members: int, mesh: Mesh) -> Tensor:
+    """The last latents of a window, of all members."""
+    last = states - count
+    own = range(max(piece.start, last), max(piece.stop, last))
+    places = mesh.members(members), range(own.start - last, own.stop - last)
+    return mesh.assemble(z[:, len(piece) - len(own) :], (members, count), *places)
 
 
 def _background(z: Tensor, count: int) -> tuple[Tensor, float]:

@@ -3,7 +3,7 @@ r"""What was observed of a trajectory: values, errors, and the operator."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +37,7 @@ class Observations:
         longitude: The longitude of each, with shape :math:`(n)`.
         biases: Their biases in physical units, with shape :math:`(n)`, which the values hold.
         masked: The number of observations that were left out since they were not finite.
-        rejected: The number of those that were left out by :meth:`control`.
+        rejected: The number of those that :mod:`appa_prob.quality` left out.
     """
 
     operator: WeightedGather
@@ -76,9 +76,14 @@ class Observations:
             "rejected_observations": self.rejected,
         }
 
-    def select(self, where: NDArray[np.bool_]) -> Observations:
-        r"""Some of the observations."""
-        keep = torch.as_tensor(np.flatnonzero(where))
+    def select(self, where: NDArray[np.bool_] | NDArray[np.int64]) -> Observations:
+        r"""Some of the observations.
+
+        Arguments:
+            where: Which, with shape :math:`(n)`, or their indices.
+        """
+        where = np.flatnonzero(where) if where.dtype == np.bool_ else where
+        keep = torch.as_tensor(where)
         operator = WeightedGather(
             self.operator.indices[keep], self.operator.weights[keep], self.operator.in_shape
         )
@@ -163,31 +168,6 @@ class Observations:
         if bool((ratio == 1).all()):
             return H
         return WeightedGather(H.indices, H.weights * ratio, H.in_shape)
-
-    def control(
-        self,
-        statistics: Statistics,
-        times: NDArray[np.datetime64],
-        background: Tensor,
-        limit: float,
-    ) -> Observations:
-        r"""Leaves out gross errors: what the climatology, as a background, makes too unlikely.
-
-        .. math:: |y - H \bar{x}| \le k \sqrt{r^2 + H b^2}
-
-        Arguments:
-            statistics: The climatology.
-            times: The times of the trajectory.
-            background: The standard deviation :math:`b` of standardised states about it, with
-                shape :math:`(C, H, W)`. For means the bound is on the safe side: their variance is
-                at most the mean of variances.
-            limit: The limit :math:`k`, in standard deviations.
-        """
-        y, variance = self.standardised(statistics, times, background)
-        # What is not finite is masked elsewhere.
-        good = ~(y.square() > limit**2 * variance).cpu().numpy()
-        kept = self.select(good)
-        return replace(kept, rejected=self.rejected + int((~good).sum()))
 
     def observed(self) -> NDArray[np.bool_]:
         r"""The points of the trajectory that an observation depends on, with shape

@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from .baselines import climatology, optimal_interpolation, shipped_eofs
+from .baselines import OptimalInterpolation, climatology, shipped_eofs
 from .catalogue import Catalogue
 from .files import replacing
 from .parallel import share, sum_over_ranks
@@ -51,13 +51,15 @@ class Report:
             `method`, `variable`, `level`.
         states: The number of states that were scored.
         observations: The number of observations in all.
-        masked: The number of observations that were left out.
+        masked: The number of observations that were left out, as they were not finite.
+        rejected: The number of those that quality control left out.
     """
 
     table: pd.DataFrame
     states: int
     observations: int
     masked: int = 0
+    rejected: int = 0
 
     def save(self, path: Path) -> None:
         r"""Writes the table as CSV."""
@@ -66,7 +68,10 @@ class Report:
 
     def __str__(self) -> str:
         masked = f", {self.masked} masked out" if self.masked else ""
-        lines = [f"{self.observations} observations{masked}; {self.states} states scored"]
+        rejected = f", {self.rejected} refused by quality control" if self.rejected else ""
+        lines = [
+            f"{self.observations} observations{masked}{rejected}; {self.states} states scored"
+        ]
         for points in self.table.index.unique("points"):
             part = self.table.xs(points, level="points")
             methods = list(part.index.unique("method"))
@@ -109,11 +114,15 @@ def report_scores(
         progress: Whether to show a progress bar.
     """
     chosen = list(range(min(every // 2, len(times) - 1), len(times), every))
-    covariance = shipped_eofs(appa, eofs) if baselines else None
     methods = ["appa", *(["OI", "climatology"] if baselines else [])]
     size = (len(chosen), len(methods), len(MOMENTS), len(PLACES), len(appa.catalogue.channels))
     found = torch.zeros(size, dtype=torch.float64)
     mine = share(len(chosen))
+    interpolate = None
+    if baselines and len(mine):
+        own = [chosen[k] for k in mine]
+        prior = shipped_eofs(appa, eofs)
+        interpolate = OptimalInterpolation(appa, prior, observations, times, own)
     for k in tqdm(mine, disable=not progress, desc="scores", unit="state"):
         i = chosen[k]
         time, now = times[i : i + 1], truth[i : i + 1][0]
@@ -124,10 +133,10 @@ def report_scores(
         regions = [Region(PLACES[r], mask=fields(appa, masks[r])) for r in there]
         actual = fields(appa, now.nan_to_num(posinf=0.0, neginf=0.0))
         scores = [score(ensemble_fields(appa, dataset, i), actual, regions=regions, joint=False)]
-        if covariance is not None:
+        if interpolate is not None:
             normal, deviation = climatology(appa, time)
             for mean, std in (
-                optimal_interpolation(appa, covariance, observations, times, i),
+                interpolate(i),
                 (normal[0], deviation),
             ):
                 gaussian = (fields(appa, mean), fields(appa, std))
@@ -147,7 +156,8 @@ def report_scores(
         for points in PLACES
     }
     table = pd.concat(tables, names=["points", "method"])
-    return Report(table, len(chosen), len(observations), observations.masked)
+    left_out = observations.masked, observations.rejected
+    return Report(table, len(chosen), len(observations), *left_out)
 
 
 def average_scores(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

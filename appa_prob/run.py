@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Draw", "Part", "describe_run", "draw_run", "rollout_parts"]
 
 
+COUNTS = ("rejected_observations",)  # what memories tell of a whole run
 Draw: TypeAlias = "Callable[[int, Mapping[str, Tensor]], Iterable[Part]]"
 
 
@@ -103,18 +104,22 @@ def draw_run(
     done, memory = (store.done, store.memory) if store else (0, {})
     memory = {name: tensor.to(appa.error.device) for name, tensor in memory.items()}
     hidden = not progress or rank() > 0
+    last: Mapping[str, Tensor] = memory
     bar = tqdm(total=len(times), initial=done, disable=hidden, desc=label, unit="state")
     with bar:
         for part in draw(done, memory):
+            last = part.memory
             if store is not None:
                 store.append(part.states, part.memory, part.length, part.own)
             if kept is not None:
                 shape = (members, part.length)
                 kept.append(mesh.assemble(part.states, shape, mesh.members(members), part.own))
             bar.update(part.length)
+    counts = {name: last[name].tolist() for name in COUNTS if name in last}
     if store is not None:
-        return store.finish()
-    return appa.dataset(torch.cat(kept or [], dim=1), times).assign_attrs(attributes)
+        return store.finish(counts)
+    dataset = appa.dataset(torch.cat(kept or [], dim=1), times)
+    return dataset.assign_attrs(dict(attributes) | counts)
 
 
 def rollout_parts(

@@ -159,13 +159,21 @@ class StateStore:
                     array[place] = dataset[name].values
             self.mesh.together_in_row()
 
-    def finish(self) -> xr.Dataset:
-        r"""Gives the store its name, and opens it."""
-        self.mesh.first(self._finish)
+    def finish(self, attributes: Mapping[str, Any] | None = None) -> xr.Dataset:
+        r"""Gives the store its name, and opens it.
+
+        Arguments:
+            attributes: More attributes, which the states told.
+        """
+        self.mesh.first(lambda: self._finish(attributes or {}))
         dataset: xr.Dataset = xr.open_zarr(self.output, chunks=None)
         return dataset
 
-    def _finish(self) -> None:
+    def _finish(self, attributes: Mapping[str, Any]) -> None:
+        if attributes:
+            group = zarr.open_group(self.partial / STATES, mode="r+")
+            group.attrs.update(attributes)
+            zarr.consolidate_metadata(group.store)
         if self.output.exists():
             self.output.rename(self.partial / "replaced")
         (self.partial / STATES).rename(self.output)

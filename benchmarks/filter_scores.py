@@ -19,7 +19,7 @@ import torch
 import typer
 
 from appa_prob.appa import Appa
-from appa_prob.baselines import climatology, optimal_interpolation, shipped_eofs
+from appa_prob.baselines import OptimalInterpolation, climatology, shipped_eofs
 from appa_prob.cli import read_config
 from appa_prob.filtering import FilterConfig, run_filter
 from appa_prob.observe import observe_truth
@@ -50,7 +50,8 @@ def main(
     whole = window + (cycles - 1) * base.every
     series = Truth(appa, data, base.start, whole, base.missing)
     observations = observe_truth(appa, base.networks, series, series.times, 0, base.missing)
-    covariance = shipped_eofs(appa)
+    ends = range(window - 1, whole, base.every)
+    interpolate = OptimalInterpolation(appa, shipped_eofs(appa), observations, series.times, ends)
     rows = {}
     for i in range(len(times)):
         state = window - 1 + i * base.every
@@ -69,7 +70,7 @@ def main(
             )
             for mean, std in (
                 (normal[i], deviation),
-                optimal_interpolation(appa, covariance, observations, series.times, state),
+                interpolate(state),
             )
         )
         rows[np.datetime_as_string(times[i], unit="h")] = {

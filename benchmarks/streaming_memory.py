@@ -5,7 +5,7 @@
 
 Free runs and filters are to need the same whatever their length. A reanalysis holds the latents
 and the observations of its whole trajectory, but neither the truth nor the states of more than one
-member. A cycle of a filter has four new states.
+member. A cycle of a filter has twelve new states.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ one = {
     "error": {"temperature": "1 K", "surface_pressure": "1 hPa"},
 }
 seen = start | {"data": data, "networks": [one]}
-small = {"steps": 2, "iterations": 1}
+small = {"steps": 1, "iterations": 1}
 pieces = small | {"batch": 1, "windows_at_once": 1, "states_at_once": 1}
 if task == "sample":
     run_sample(SampleConfig(**start, states=states, sampler=small), output, progress=False)
 elif task == "filter":
-    cycles = (states - 12) // 4 + 1
-    filtering = FilterConfig(**seen, cycles=cycles, every=4, sampler=small)
+    cycles = (states - 12) // 12 + 1
+    filtering = FilterConfig(**seen, cycles=cycles, every=12, sampler=small)
     run_filter(filtering, output, progress=False)
 else:
     config = ReanalysisConfig(**seen, states=states, baselines=None, sampler=pieces)

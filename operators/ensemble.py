@@ -149,8 +149,9 @@ class Ensemble(Operator):
         single = (1,) * len(self.in_shape)
         for start in range(0, len(rows), 512):
             part = slice(start, start + 512)
-            corners = zip(H.indices[part].T, H.weights[part].T, strict=True)
-            rows[part] = sum(w.reshape(-1, *single) * self.rows(i) for i, w in corners)
+            total = rows[part].zero_()
+            for i, w in zip(H.indices[part].T, H.weights[part].T, strict=True):
+                total.addcmul_(w.reshape(-1, *single), self.rows(i))
         return rows
 
     @property

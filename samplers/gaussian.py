@@ -20,6 +20,7 @@ from appa_prob.operators import (
     root_product,
 )
 from appa_prob.operators.dense import LIMIT, draw, white
+from appa_prob.operators.kept import kept
 from appa_prob.operators.shapes import broadcast, flatten, over, unflatten
 
 from .likelihood import Likelihood
@@ -263,12 +264,27 @@ class ConditionalCovariance(Operator):
         S = self.S
         return S if isinstance(S, InnovationCovariance) and S.V is self.V else None
 
-    def _gain(self, y: Tensor) -> Tensor:
-        return self.lift(self.solver(self.S, y))
+    def cross(self, H: Operator) -> Tensor:
+        dense = isinstance(self.solver, Cholesky) and self.exact is not None
+        if not dense or self.batch_shape or H.batch_shape:
+            return super().cross(H)
+        root = self.root
+        seen = flatten(H.forward(unflatten(root, self.in_shape)), H.out_shape)
+        return self.V.cross(H) - unflatten(seen.mT @ root, self.in_shape)
 
-    def _diagonal(self) -> Tensor:
+    @kept
+    def root(self) -> Tensor:
+        r"""The matrix :math:`L^{-1} H V`, with :math:`S = L L^T`, whose square is what :math:`V`
+        has lost; it is kept for all that is conditioned on after.
+
+        Raises:
+            ValueError: If :math:`S` is too large for a dense factorisation, or not positive
+                definite, or not :math:`H V H^T + R`.
+        """
         if self.exact is None:
-            return super()._diagonal()
+            raise ValueError(
+                f"expected the covariance H V H^T + R of observations, got {self.S!r}"
+            )
         limit = self.solver.limit if isinstance(self.solver, Cholesky) else LIMIT
         if min(self.S.shape[-1], self.in_shape.numel()) > limit or not self.symmetric:
             raise ValueError(
@@ -282,8 +298,16 @@ class ConditionalCovariance(Operator):
                 f"expected a positive definite covariance of observations, got {self.S!r}"
             )
         rows = flatten(self.exact.gain, self.in_shape)
-        white = torch.linalg.solve_triangular(factor.to(rows), rows, upper=False)
-        diagonal: Tensor = self.V.diagonal() - white.square().sum(-2)
+        root: Tensor = torch.linalg.solve_triangular(factor.to(rows), rows, upper=False)
+        return root
+
+    def _gain(self, y: Tensor) -> Tensor:
+        return self.lift(self.solver(self.S, y))
+
+    def _diagonal(self) -> Tensor:
+        if self.exact is None:
+            return super()._diagonal()
+        diagonal: Tensor = self.V.diagonal() - self.root.square().sum(-2)
         return diagonal
 
 

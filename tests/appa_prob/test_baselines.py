@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from appa_prob.appa import Appa
-from appa_prob.baselines import EofConfig, climatology, optimal_interpolation, train_eofs
+from appa_prob.baselines import EofConfig, OptimalInterpolation, climatology, train_eofs
 from appa_prob.dataset import open_dataset, read_states
+from appa_prob.declaration import parse_networks
 from appa_prob.eof_prior import fit_eofs, load_eofs, localisation, save_eofs
 from appa_prob.errors import UserError
 from appa_prob.grid import Grid
-from appa_prob.observe import Observations
+from appa_prob.observe import Observations, observe_truth
 from appa_prob.operators import Ensemble, WeightedGather
 from appa_prob.states import Period
 
@@ -73,7 +74,8 @@ def test_optimal_interpolation_is_the_exact_posterior(tiny_model: Path, world: P
         zeros,
         torch.zeros(40),
     )
-    mean, std = optimal_interpolation(appa, V, observations, times, 1)
+    interpolate = OptimalInterpolation(appa, V, observations, times)
+    mean, std = interpolate(1)
     y, variance = observations.at(1).standardised(appa.statistics, times[1:2])
     A = observations.at(1).standardised_operator(appa.statistics).to_dense().double()
     C = V.to_dense().double()
@@ -86,10 +88,36 @@ def test_optimal_interpolation_is_the_exact_posterior(tiny_model: Path, world: P
     torch.testing.assert_close(std, left, rtol=5e-3, atol=1e-4)
     expected = appa.statistics.restore(anomaly.unsqueeze(0), times[1:2])[0]
     torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-3)
-    none, prior = optimal_interpolation(appa, V, observations, times, 0)
+    none, prior = interpolate(0)
     clim, _ = climatology(appa, times)
     torch.testing.assert_close(none, clim[0])
     assert (std <= prior * 1.0001).all()
+
+
+def test_what_all_states_observe_is_conditioned_on_once(tiny_model: Path, world: Path) -> None:
+    """States that share stations, with other values, have the posterior that they have alone."""
+    appa = Appa.from_pretrained(tiny_model)
+    truth, times = read_states(open_dataset(world).isel(time=slice(3)), appa.catalogue)
+    shared = {"variables": ["temperature"], "error": {"temperature": "1 K"}}
+    stations = {"network": "stations", **shared}
+    satellite = {"network": "satellite", "satellites": ["NOAA-20"], **shared}
+    V = Ensemble(
+        torch.randn(4, 5, 8, 16, generator=torch.Generator().manual_seed(0)),
+        torch.full((5, 8, 16), 0.2),
+        localisation(appa.grid, 6000.0),
+    )
+    # Twice the same at some states: then they are not what all states have.
+    twice = {**stations, "name": "again", "times": {"every": 2}}
+    for declared, share in (([stations, satellite], 1), ([stations, twice, satellite], 0)):
+        networks = parse_networks({"networks": declared}, Path())
+        seen = observe_truth(appa, networks, truth, times, 0)
+        together = OptimalInterpolation(appa, V, seen, times)
+        count = len(observe_truth(appa, networks[:1], truth, times, 0).at(0))
+        assert len(together.common) == share * count
+        for state in range(3):
+            alone = OptimalInterpolation(appa, V, seen, times, [state])(state)
+            for found, expected in zip(together(state), alone, strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_eofs_can_be_trained(tiny_model: Path, world: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from appa_prob.network import Network
 from appa_prob.observe import Observations, observe
 from appa_prob.operators import Coarsen, Interpolate, Mix
 from appa_prob.operators.testing import check_operator
+from appa_prob.quality import doubtful, doubtful_by_climatology, member_moments
 from appa_prob.satellite_network import OrbitNetwork
 from appa_prob.statistics import Statistics
 from appa_prob.stencils import bilinear, block_means, compact, disc_means
@@ -197,17 +198,39 @@ def test_quality_control_leaves_out_gross_errors_alone() -> None:
     clean = draw(network, truth=truth)
     background = torch.full(SHAPE[1:], 0.1)
     # Errors of 1 K about the climatology, of at most six standard deviations.
-    assert clean.control(own, TIMES, background, 6.0).rejected == 0
+    assert not doubtful_by_climatology(clean, own, background, TIMES, 6.0).any()
     values = clean.values.clone()
     values[[3, 7]] += torch.tensor([50.0, -50.0])
     gross = Observations(**{**vars(clean), "values": values})
-    kept = gross.control(own, TIMES, background, 6.0)
-    assert kept.rejected == 2 and len(kept) == len(clean) - 2
-    torch.testing.assert_close(
-        kept.values, values[torch.arange(len(values)) != 3][torch.arange(len(values) - 1) != 6]
-    )
+    found = doubtful_by_climatology(gross, own, background, TIMES, 6.0)
+    assert np.flatnonzero(found).tolist() == [3, 7]
     # A wide background lets them pass.
-    assert gross.control(own, TIMES, torch.full(SHAPE[1:], 50.0), 6.0).rejected == 0
+    wide = torch.full(SHAPE[1:], 50.0)
+    assert not doubtful_by_climatology(gross, own, wide, TIMES, 6.0).any()
+
+
+def test_an_ensemble_as_background_refuses_what_it_cannot_explain() -> None:
+    """Three members cannot tell a deviation of 1 K, but all observations of a channel together."""
+    truth = fields()
+    seen = draw(declared(network="stations"), truth=truth)
+    g = torch.Generator().manual_seed(5)
+    members = truth + torch.randn((3, *SHAPE), generator=g)
+    mean, variance = member_moments(seen.operator(members), 3)
+    spread = variance.mean()
+    assert 0.3 < spread < 4 / 3 + 0.2
+    assert not doubtful(seen, mean, variance, 6.0).any()
+    values = seen.values.clone()
+    values[[3, 7]] += torch.tensor([40.0, -40.0])
+    gross = Observations(**{**vars(seen), "values": values})
+    assert np.flatnonzero(doubtful(gross, mean, variance, 6.0)).tolist() == [3, 7]
+    # Biases are known, and no errors.
+    biased = Observations(
+        **{**vars(seen), "values": seen.values + 40.0, "biases": 40.0 + 0 * values}
+    )
+    assert not doubtful(biased, mean, variance, 6.0).any()
+    # Members that agree by chance are not sure.
+    chance = torch.where(torch.arange(len(values)) == 5, 0.0, variance)
+    assert not doubtful(seen, mean, chance, 6.0).any()
 
 
 def test_points_that_are_thinned_are_far_apart_and_none_is_missing() -> None:

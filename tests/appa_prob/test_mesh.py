@@ -67,7 +67,8 @@ def configs(world: Path, tiny_model: Path) -> dict[str, Config]:
         "forecast": forecast,
         "observed": forecast | start,
         "together": forecast | start | {"together": True},
-        "filter": observed | {"cycles": 3, "every": 3, "states": 6, "overlap": 3},
+        "filter": observed
+        | {"cycles": 3, "every": 3, "states": 6, "overlap": 3, "quality_control": 2.5},
         "reanalyse": observed
         | {"states": 9, "baselines": None, "sampler": shared["sampler"] | {"batch": 1}},
     }

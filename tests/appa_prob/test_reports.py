@@ -24,6 +24,7 @@ from appa_prob.forecast import ForecastConfig, run_forecast
 from appa_prob.grid import Grid
 from appa_prob.network_figure import count_observations
 from appa_prob.observe import Observations, observe
+from appa_prob.quality import doubtful_by_climatology
 from appa_prob.reports import read_reports, write_reports
 from appa_prob.statistics import Statistics
 
@@ -261,8 +262,9 @@ def test_observations_of_more_than_points_are_not_written(world: Path, tmp_path:
 def test_gross_errors_of_reports_are_left_out(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD, GOOD.replace("280", "310"))
     statistics = Statistics(torch.full((1, 3, 1, 1), 280.0), torch.tensor([5.0, 5.0, 5.0]))
-    kept = read(path).control(statistics, TIMES, torch.ones(3, 8, 16), 4.0)
-    assert kept.values.tolist() == [280.0] and kept.rejected == 1
+    seen = read(path)
+    found = doubtful_by_climatology(seen, statistics, torch.ones(3, 8, 16), TIMES, 4.0)
+    assert seen.values[~torch.as_tensor(found)].tolist() == [280.0] and found.sum() == 1
 
 
 ANALYSIS = {"variables": ["temperature"], "error": {"temperature": "1 K"}}

@@ -10,6 +10,7 @@ from appa_prob.operators import (
     CG,
     GMRES,
     BlockDiagonal,
+    Cholesky,
     Dense,
     Diagonal,
     Isotropic,
@@ -37,7 +38,7 @@ from appa_prob.samplers import (
     VESchedule,
     VPSchedule,
 )
-from appa_prob.samplers.gaussian import damping
+from appa_prob.samplers.gaussian import Gaussian, damping
 
 N = 4
 EXACT = GMRES(rtol=1e-10)
@@ -259,6 +260,24 @@ def test_covariances_that_are_left() -> None:
     dense = exact.to_dense()
     spread = torch.outer(dense.diagonal(), dense.diagonal()) + dense.square()
     assert ((x.mT.cov() - dense).abs() < 6 * (spread / len(x)).sqrt()).all()
+
+
+def test_what_is_left_is_a_prior_for_more() -> None:
+    """By the root that the first factorisation left, in place of a solve for each row."""
+    g = torch.Generator().manual_seed(0)
+    F, A, B = (torch.randn(n, 12, generator=g).double() for n in (20, 4, 3))
+    V = Dense(F.T @ F, symmetric=True)
+    y, z = torch.randn(4, generator=g).double(), torch.randn(3, generator=g).double()
+    prior = Gaussian(torch.zeros(12).double(), V)
+    one = prior.condition(GaussianLikelihood(Dense(A), y, 0.3), Cholesky())
+    two = one.condition(GaussianLikelihood(Dense(B), z, 0.1), Cholesky())
+    H, R = torch.cat((A, B)), torch.tensor([0.3] * 4 + [0.1] * 3).double()
+    both = prior.condition(GaussianLikelihood(Dense(H), torch.cat((y, z)), R), Cholesky())
+    torch.testing.assert_close(two.mean, both.mean, rtol=1e-9, atol=1e-9)
+    left, expected = two.covariance.diagonal(), both.covariance.diagonal()
+    torch.testing.assert_close(left, expected, rtol=1e-9, atol=1e-9)
+    rows = one.covariance.cross(Dense(B))
+    torch.testing.assert_close(rows, B @ one.covariance.to_dense(), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
