@@ -3,13 +3,23 @@ r"""Posterior samples of programs of Pyro."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from appa_prob.operators import CG, GMRES
-from appa_prob.samplers import DAPS, MMPS, Denoiser, Integrator, IteratedMMPS, Likelihood
+from appa_prob.samplers import (
+    DAPS,
+    MMPS,
+    Denoiser,
+    Integrator,
+    IteratedMMPS,
+    Likelihood,
+    Schedule,
+)
+from appa_prob.samplers.times import ratio_times
 
 from .program import Program
 from .program_likelihood import ProgramLikelihood
@@ -47,7 +57,7 @@ def condition(
             means are linear, and elsewhere :class:`~appa_prob.samplers.IteratedMMPS`, both with
             up to 32 iterations of GMRES.
         integrator: The integrator, by default that of the first field, or
-            :class:`~appa_prob.samplers.DAPS` in 256 steps where errors are not Gaussian and no
+            :class:`~appa_prob.samplers.DAPS` in 128 steps where errors are not Gaussian and no
             guidance is given; or a function that makes
             one of the likelihood, which then samples from the prior without guidance:
             ``lambda y: TDS(64, likelihood=y, guidance=IteratedMMPS)`` is exact as samples and
@@ -125,7 +135,7 @@ def sample_program(
         )
     sampler = program.integrator if integrator is None else integrator
     if integrator is None and guidance is None and not program.likelihood.gaussian:
-        sampler = _annealing
+        sampler = partial(_annealing, program.prior.schedule)
     if isinstance(sampler, Integrator):
         guide = _guidance if guidance is None else guidance
         denoiser = guide(program.prior, program.likelihood)
@@ -157,9 +167,21 @@ def sample_program(
     return program.samples(x)
 
 
-def _annealing(likelihood: Likelihood) -> Integrator:
+def _annealing(schedule: Schedule, likelihood: Likelihood) -> Integrator:
     solver = CG(rtol=1e-3, max_iterations=32, on_failure="ignore")
-    return DAPS(256, likelihood=likelihood, moves=2, iterations=1, solver=solver)
+    times = _annealing_times(schedule)
+    return DAPS(times, likelihood=likelihood, moves=1, iterations=1, solver=solver)
+
+
+def _annealing_times(schedule: Schedule) -> int | tuple[float, ...]:
+    """Times for DAPS: most of them below a fiftieth of the largest noise, about where data are.
+    What is larger is forgotten soon."""
+    low, high = schedule.ratio(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+    low, high = max(low, 2e-3), min(high, 1e3)
+    if low >= high / 100:
+        return 128
+    coarse = ratio_times(schedule, 16, first=high, last=high / 50)
+    return (*coarse, *ratio_times(schedule, 112, first=high / 50, last=low)[1:])
 
 
 def _guidance(prior: Denoiser, likelihood: ProgramLikelihood) -> Denoiser:

@@ -21,25 +21,22 @@ from torch import Size, Tensor
 
 from appa_prob.operators import (
     BlockDiagonal,
-    Dense,
     Diagonal,
     Gather,
     Identity,
     Isotropic,
     Jacobian,
     Operator,
-    Reshape,
     Stack,
 )
 
 from .program_runs import ProgramRuns
+from .row_structure import near, row_structure
 from .site_numbers import read_means, vector_covariances
 from .sites import Observed
 
 __all__ = ["LinearSites"]
 
-LARGEST = 2**20  # elements of a matrix that is still made
-NEAR = 1e-5  # of the largest number of a part: rounding in single precision
 FAR = 1e3  # how far linearity is tested; samples test it where they are
 
 
@@ -86,7 +83,9 @@ class LinearSites:
             if self.found:
                 tried = before or [None] * len(self.parts)
                 pairs = zip(self.parts, tried, strict=True)
-                self.blocks = [_structure(J, part, other) for part, other in pairs]
+                self.blocks = [
+                    row_structure(J, part.rows, (part.map, other)) for part, other in pairs
+                ]
                 self._leave_out()
 
     def linearize(self, x: Tensor) -> tuple[Tensor, Operator, Operator]:
@@ -110,7 +109,7 @@ class LinearSites:
     def _agree(self, x: Tensor, seen: Tensor) -> bool:
         means = self._means(x)
         expected = self.offset + seen
-        return all(_near(means[..., one.rows], expected[..., one.rows]) for one in self.parts)
+        return all(near(means[..., one.rows], expected[..., one.rows]) for one in self.parts)
 
     def _leave_out(self) -> None:
         """Rows that say nothing are left out."""
@@ -177,48 +176,3 @@ def _errors(variance: Tensor) -> Operator:
     if len(variance) and bool((variance == variance[0]).all()):
         return Isotropic(variance[0], len(variance))
     return Diagonal(variance)
-
-
-def _structure(J: Jacobian, part: _Linear, before: Operator | None) -> Operator | None:
-    """The rows of a part as an operator of their own, if there is one that gives its products."""
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(J.in_shape, generator=g, dtype=J.dtype).to(J.device)
-    expected = J.forward(x)[part.rows]
-    for candidate in (_made_with, lambda *_: before, _selection, _matrix):
-        found = candidate(J, part)
-        if found is not None and _near(found.forward(x), expected):
-            return found
-    return None
-
-
-def _made_with(J: Jacobian, part: _Linear) -> Operator | None:
-    """The operator that the site was made with."""
-    A, count = part.map, len(part.weight)
-    if not isinstance(A, Operator) or A.in_shape != J.in_shape or A.out_shape.numel() != count:
-        return None
-    return A if A.out_shape == (count,) else Reshape(A.out_shape, count) @ A
-
-
-def _selection(J: Jacobian, part: _Linear) -> Operator:
-    """What rows are if each of them is an element of the state, or a multiple of one."""
-    count = J.in_shape.numel()
-    index = torch.arange(count, dtype=J.dtype, device=J.device).reshape(J.in_shape)
-    weight = J.forward(torch.ones_like(index))[part.rows]
-    where = J.forward(index)[part.rows] / torch.where(weight == 0, 1.0, weight)
-    chosen = Gather(where.round().clamp(0, count - 1).long(), J.in_shape)
-    return chosen if bool((weight == 1).all()) else Diagonal(weight) @ chosen
-
-
-def _matrix(J: Jacobian, part: _Linear) -> Operator | None:
-    """The rows as a matrix, if it is small."""
-    count = len(part.weight)
-    if count * J.in_shape.numel() > LARGEST:
-        return None
-    rows = torch.arange(part.rows.start, part.rows.stop, device=J.device)
-    return Dense((Gather(rows, J.out_shape) @ J).to_dense(), J.in_shape, count)
-
-
-def _near(found: Tensor, expected: Tensor) -> bool:
-    """Whether rows are the same, up to rounding."""
-    scale = expected.abs().amax(-1, keepdim=True)
-    return bool(((found - expected).abs() <= NEAR * scale).all())

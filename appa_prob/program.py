@@ -58,7 +58,7 @@ class Program:
         >>> program = Program(model, (torch.ones(2),))
         >>> residual, H, R = program.likelihood.linearize(torch.zeros(3))
         >>> residual, H, R
-        (tensor([1., 1.]), Gather((3,) -> (2,)), Isotropic((2,)))
+        (tensor([1., 1.]), Mask((3,) -> (2,)), Isotropic((2,)))
     """
 
     def __init__(

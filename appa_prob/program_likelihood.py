@@ -14,6 +14,7 @@ from appa_prob.operators import BlockDiagonal, Diagonal, Isotropic, Jacobian, Op
 
 from .linear_sites import LinearSites
 from .program_runs import ProgramRuns, rows
+from .row_structure import selection
 from .site_checks import log_density
 from .site_numbers import error_covariances, parts_of, read_numbers
 from .sites import read_dependence
@@ -140,9 +141,31 @@ class ProgramLikelihood:
         Arguments:
             x: The state, with shape :math:`(*, event)`.
         """
-        batch, kept = self._batch(x), list[Tensor]()
+        self._batch(x)
         if self.linear_sites is not None:
             return self.linear_sites.linearize(x)
+        J, residual, root = self._jacobian(x)
+        like = torch.ones((), dtype=residual.dtype, device=residual.device)
+        blocks = [
+            block if isinstance(block, Operator) else Isotropic(like, block)
+            for block in self.covariances
+        ]
+        R = BlockDiagonal(blocks) if len(blocks) > 1 else blocks[0]
+        if self.elements is None:
+            return residual, Diagonal(root, 1) @ J, R
+        slope = J.forward(torch.ones_like(x))
+        return residual, Diagonal(root * slope, 1) @ self.elements, R
+
+    @cached_property
+    def elements(self) -> Operator | None:
+        r"""The selection of the element of the state that each parameter of a law depends on, if
+        it is one, as for counts at the points of a field: products with the Jacobian are then
+        products of numbers."""
+        return selection(self._jacobian(x)[0] for x in self.runs.draw(4))
+
+    def _jacobian(self, x: Tensor) -> tuple[Jacobian, Tensor, Tensor]:
+        """The derivative of the parameters, residuals and roots of informations."""
+        batch, kept = self._batch(x), list[Tensor]()
         create = torch.is_grad_enabled() and x.requires_grad
 
         def parameters(point: Tensor) -> Tensor:
@@ -155,13 +178,7 @@ class ProgramLikelihood:
 
         J = Jacobian(parameters, x, self.in_shape, create_graph=create)
         residual, root = kept if create else (one.detach() for one in kept)
-        like = torch.ones((), dtype=residual.dtype, device=residual.device)
-        blocks = [
-            block if isinstance(block, Operator) else Isotropic(like, block)
-            for block in self.covariances
-        ]
-        R = BlockDiagonal(blocks) if len(blocks) > 1 else blocks[0]
-        return residual, Diagonal(root, 1) @ J, R
+        return J, residual, root
 
     def deterministic(self, x: Tensor) -> dict[str, Tensor]:
         r"""The values of deterministic sites.

@@ -27,7 +27,9 @@ from .likelihood import Likelihood
 
 __all__ = ["Linearised", "coloured"]
 
-SHARES = (0.0, *(4.0**-k for k in range(8)))  # of a step, of which the best is taken
+SHARES = tuple(4.0**-k for k in range(8))  # of a step, of which the best is taken, or none
+FIRST = 2  # that are tried before the others
+SAME = 1e-2  # differences of logarithms of densities that say nothing
 
 
 class Linearised:
@@ -126,20 +128,34 @@ class Linearised:
         self.shift = shift
         self.e, self.H, self.R = self.likelihood.linearize(self.start + shift)
         variance = Scaling(self.start.new_tensor(self.r**2), self.H.in_shape)
-        self.S = InnovationCovariance(self.H, variance, self.R)
+        S: Operator = self.H @ variance @ self.H.T + self.R
+        self.S = S if isinstance(S, Diagonal) else InnovationCovariance(self.H, variance, self.R)
         self.mean = self.start + self._lift(self.e + self.H.forward(shift))
 
     def _share(self) -> Tensor:
         """The best share of the way from the point to the mean, for each member of the batch."""
+        none, *gains = self._gains((0.0, *SHARES[:FIRST]))
+        best, where = torch.stack(gains).max(0)
+        if not bool((best > none - SAME).all()):
+            gains += self._gains(SHARES[FIRST:])
+            best, where = torch.stack((*gains, none)).max(0)
+        shares = torch.tensor((*SHARES, 0.0), dtype=self.mean.dtype, device=self.mean.device)
+        return over(shares[where], self.likelihood.in_shape)
+
+    def _gains(self, shares: Sequence[float]) -> Sequence[Tensor]:
+        """The logarithm of the density after shares of the way, up to a constant."""
         event, step = self.likelihood.in_shape, self.mean - self.start - self.shift
-        shares = torch.tensor(SHARES, dtype=step.dtype, device=step.device)
-        moved = self.shift + shares.reshape(-1, *(1,) * step.ndim) * step
+        wide = torch.tensor(shares, dtype=step.dtype, device=step.device)
+        moved = self.shift + wide.reshape(-1, *(1,) * step.ndim) * step
         cost = flatten(moved, event).square().sum(-1) / (2 * self.r**2)
         gain = self.likelihood.log_prob(self.start + moved) - cost
-        return over(shares[gain.nan_to_num(nan=-torch.inf).argmax(0)], event)
+        return gain.nan_to_num(nan=-torch.inf).unbind(0)
 
     def _lift(self, y: Tensor) -> Tensor:
-        return self.r**2 * self.H.adjoint(self.solver(self.S, y).value)
+        direct = isinstance(self.S, Diagonal)  # as where each number is seen by itself
+        return self.r**2 * self.H.adjoint(
+            self.S.solve(y) if direct else self.solver(self.S, y).value
+        )
 
 
 def coloured(R: Operator, z: Tensor) -> Tensor:

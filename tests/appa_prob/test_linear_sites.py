@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from appa_prob import DiffusionPrior, condition, linear_sites
+from appa_prob import DiffusionPrior, condition, row_structure
 from appa_prob.likelihoods import GaussianLikelihood, Missing
 from appa_prob.operators import (
     BlockDiagonal,
@@ -20,6 +20,7 @@ from appa_prob.operators import (
     Gather,
     Isotropic,
     Jacobian,
+    Mask,
     Operator,
     Stack,
     Stationary,
@@ -152,7 +153,7 @@ def test_they_are_the_likelihood_of_their_operator(
 def test_operators_too_large_for_a_matrix_are_graphs_of_one_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(linear_sites, "LARGEST", 0)
+    monkeypatch.setattr(row_structure, "LARGEST", 0)
     model, y, explicit = CASES["a matrix"]
     program = Program(model, (y,))
     assert_same(program, explicit)
@@ -169,14 +170,14 @@ def structure(model: Callable[[Tensor], None], y: Tensor) -> tuple[Operator, Ope
 
 def test_they_keep_the_structure_of_the_operator_and_of_the_errors() -> None:
     H, R = structure(sliced, Y6)
-    assert isinstance(H, Gather) and torch.equal(H.indices, EVERY)
+    assert isinstance(H, Mask) and torch.equal(H.indices, EVERY)
     assert isinstance(R, Isotropic)
     H, R = structure(projected, Y5)
     assert isinstance(H, Dense) and isinstance(R, Diagonal)
     H, R = structure(correlated, Y5)
     assert R is CORRELATED
     H, _ = structure(two, Y6)
-    assert isinstance(H, Stack) and isinstance(H.blocks[0], Gather)
+    assert isinstance(H, Stack) and isinstance(H.blocks[0], Mask)
     assert not isinstance(H.blocks[1], Dense) and "Coarsen" in repr(H.blocks[1])
 
 
