@@ -56,9 +56,25 @@ class Eigenbasis(Operator):
         rest = torch.as_tensor(rest, dtype=eigenvalues.dtype, device=eigenvalues.device)
         if not (holds(eigenvalues >= 0) and holds(rest >= 0)):
             raise ValueError("expected eigenvalues >= 0, got negative ones or NaN")
+        self._assemble(basis, eigenvalues, rest)
+
+    def _assemble(self, basis: Operator, eigenvalues: Tensor, rest: Tensor) -> None:
+        cut = eigenvalues.ndim - len(basis.in_shape)
         batch = broadcast(eigenvalues.shape[:cut], rest.shape, basis.batch_shape)
         super().__init__(basis.out_shape, basis.out_shape, batch_shape=batch)
         self.basis, self.eigenvalues, self.rest = basis, eigenvalues, rest
+
+    def with_values(self, eigenvalues: Tensor, rest: Tensor) -> Eigenbasis:
+        r"""The operator of the same basis with other eigenvalues, which are known to be
+        :math:`\geq 0`: they aren't looked at, so that nobody waits for the device.
+
+        Arguments:
+            eigenvalues: The eigenvalues, with shape :math:`(*, coefficients)`.
+            rest: The variance of what the basis leaves out, with shape :math:`()` or :math:`(*)`.
+        """
+        other = Eigenbasis.__new__(Eigenbasis)
+        other._assemble(self.basis, eigenvalues, rest)
+        return other
 
     @property
     def remaining(self) -> int:

@@ -34,8 +34,8 @@ class Iterative:
             ignored.
         check_interval: The number of iterations between looks at whether all systems are done,
             which make the host wait for the device; 0 for never. By default 1 on the CPU and 8
-            elsewhere. Inside ``torch.func`` transforms and ``torch.compile`` nobody looks:
-            all iterations are made, and failures aren't reported.
+            elsewhere, where the first look is after these. Inside ``torch.func`` transforms and
+            ``torch.compile`` nobody looks: all iterations are made, and failures aren't reported.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -61,7 +61,10 @@ class Iterative:
             return False
         interval = self.check_interval
         if interval is None:
-            interval = 1 if active.device.type == "cpu" else 8
+            cpu = active.device.type == "cpu"
+            interval = 1 if cpu else 8
+            if not (iteration or cpu):
+                return False
         return interval > 0 and iteration % interval == 0 and not bool(active.any())
 
 

@@ -112,4 +112,4 @@ def _function(
     """A function of the covariance, which has the same eigenvectors."""
     a, s = (over(c, spectrum.basis.in_shape) for c in (alpha, sigma))
     inner = function(spectrum.eigenvalues, a, s)
-    return Eigenbasis(spectrum.basis, inner, function(spectrum.rest, alpha, sigma))
+    return spectrum.with_values(inner, function(spectrum.rest, alpha, sigma))

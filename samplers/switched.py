@@ -59,11 +59,12 @@ class Switched(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor, **context: Tensor) -> Tensor:
         above = self.above(t)
-        if bool(above.all()):
+        count = int(above.sum())  # one look, for which the host waits
+        if count == above.numel():
             only: Tensor = self.noisy(x_t, t, **context)
             return only
         clean: Tensor = self.clean(x_t, t, **context)
-        if not bool(above.any()):
+        if count == 0:
             return clean
         noisy: Tensor = self.noisy(x_t, t, **context)
         return torch.where(over(above, self.event_shape), noisy, clean)
@@ -79,12 +80,13 @@ class Switched(Denoiser):
             ValueError: If times lie on both sides of the level.
         """
         above = self.above(t)
-        if bool(above.any()) and not bool(above.all()):
+        count = int(above.sum())
+        if 0 < count < above.numel():
             raise ValueError(
                 f"expected times on one side of the level {self.level:g}, got both; ask for the "
                 "posteriors of either side separately"
             )
-        return (self.noisy if bool(above.all()) else self.clean).posterior(x_t, t)
+        return (self.noisy if count else self.clean).posterior(x_t, t)
 
     def above(self, t: Tensor) -> Tensor:
         r"""Whether there is more noise than the level at a time.
