@@ -39,12 +39,14 @@ from appa_prob.samplers import (
     TDS,
     Conditioning,
     Denoiser,
+    DenseCovariance,
     DPMSolver,
     Gaussian,
     GaussianDenoiser,
     GaussianLikelihood,
     Integrator,
     VESchedule,
+    placed_times,
     ratio_times,
     sample,
 )
@@ -170,6 +172,23 @@ def ours(panel: Panel) -> dict[str, tuple[int, Callable[[int], Sampler]]]:
 
         return sample
 
+    def spread(calls: int) -> Sampler:
+        each, parents = 1 + 8, 640
+        steps = (calls * panel.samples - 16 * 28 * each) // (parents * each)
+
+        def sample(p: Problem, generator: torch.Generator) -> Tensor:
+            guided = MMPS(DenseCovariance(p.prior), p.likelihood, Cholesky())
+            times = placed_times(
+                DenseCovariance(guided), steps, generator=generator, dtype=torch.float64
+            )
+            sampler = TDS(times, likelihood=p.likelihood, covariance=True)
+            shape = (1, parents)
+            noise = sampler.noise(p.prior, shape, generator=generator, dtype=torch.float64)
+            found = sampler.particles(p.prior, noise, generator=generator, offspring=4)
+            return found.sample(panel.samples, generator)
+
+        return sample
+
     def decoupled(steps: int) -> Sampler:
         def sample(p: Problem, generator: torch.Generator) -> Tensor:
             sampler = DAPS(ratio_times(p.prior.schedule, steps), likelihood=p.likelihood)
@@ -186,6 +205,7 @@ def ours(panel: Panel) -> dict[str, tuple[int, Callable[[int], Sampler]]]:
     }
     rows["DAPS"] = (1, decoupled)
     if panel.samples >= 1000:
+        rows["TDS with covariances"] = (1, spread)
         rows["TDS by MMPS"] = (1 + panel.m, partial(twisted, MMPS))
         rows["TDS by SDA"] = (2, partial(twisted, partial(SDA, gamma=1.0)))
     return rows

@@ -18,7 +18,8 @@ A map of what is here:
 - *schedules* (each a :class:`Schedule`): :class:`VESchedule`, :class:`VPSchedule`,
   :class:`LinearVPSchedule`, :class:`RectifiedSchedule`, :class:`EDMSchedule`,
   :class:`LogLogitSchedule`, :class:`RationalSchedule`, :class:`FunctionSchedule`,
-  :class:`TabulatedSchedule`; grids of times :func:`karras_times`, :func:`ratio_times`;
+  :class:`TabulatedSchedule`; grids of times :func:`karras_times`, :func:`ratio_times`,
+  :func:`placed_times`;
 - *training*: :func:`denoising_loss`, weights :class:`EDMWeight`, :class:`SNRWeight`,
   :class:`MinSNRWeight`, laws of times :class:`UniformTimes`, :class:`LogNormalTimes`,
   :class:`LogUniformTimes`, :class:`LogitNormalTimes`; :func:`leave_out` of conditions;
@@ -55,6 +56,7 @@ if __name__ != "appa_prob.samplers":
 
 from .adams_bashforth import AdamsBashforth
 from .adaptive_ode import AdaptiveODE
+from .ancestral import Ancestral
 from .azula_denoiser import AzulaDenoiser
 from .classifier_free import ClassifierFree, leave_out
 from .daps import DAPS
@@ -64,6 +66,7 @@ from .ddnm import DDNM
 from .ddrm import DDRM
 from .defaults import Samples, sample
 from .denoiser import Denoiser
+from .dense_covariance import DenseCovariance
 from .diffpir import DiffPIR
 from .diffusers_denoiser import diffusers_denoiser
 from .dpm_solver import DPMSolver
@@ -102,6 +105,7 @@ from .network_denoiser import (
 )
 from .particles import Particles
 from .pigdm import PiGDM
+from .placed_times import placed_times
 from .preconditioned import PreconditionedDenoiser
 from .predictor_corrector import PredictorCorrector
 from .product import Product, Tempered
@@ -138,6 +142,7 @@ __all__ = [
     "TMPD",
     "AdamsBashforth",
     "AdaptiveODE",
+    "Ancestral",
     "AzulaDenoiser",
     "ClassifierFree",
     "CleanPrediction",
@@ -146,6 +151,7 @@ __all__ = [
     "DPMSolver",
     "DPMSolverSDE",
     "Denoiser",
+    "DenseCovariance",
     "DiffPIR",
     "EDMSchedule",
     "EDMWeight",
@@ -205,6 +211,7 @@ __all__ = [
     "flow_log_prob",
     "karras_times",
     "leave_out",
+    "placed_times",
     "ratio_times",
     "sample",
     "window_pieces",

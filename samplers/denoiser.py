@@ -146,4 +146,4 @@ def over(c: Tensor, event_shape: Size) -> Tensor:
         >>> over(torch.ones(5), Size((2, 3))).shape
         torch.Size([5, 1, 1])
     """
-    return c.reshape(*c.shape, *(1,) * len(event_shape))
+    return c.reshape((*c.shape, *(1,) * len(event_shape)))

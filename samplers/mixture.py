@@ -113,7 +113,7 @@ class Mixture:
         count = math.prod(shape)
         rows = weights.expand(batch).reshape(-1, batch[-1])
         picks = torch.multinomial(rows, count, replacement=True, generator=generator)
-        picks = picks.T.reshape(*shape, *batch[:-1])
+        picks = picks.T.reshape((*shape, *batch[:-1]))
         draws = self.means + draw(self.covariances, batch, shape, generator)
         index = over(picks.unsqueeze(-1), self._event).expand(*picks.shape, 1, *self._event)
         return draws.gather(picks.ndim, index).squeeze(picks.ndim)

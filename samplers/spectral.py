@@ -48,7 +48,7 @@ def diagonalise(covariance: Operator) -> Eigenbasis:
     identity = Identity(shape, dtype=covariance.dtype, device=covariance.device)
     if isinstance(covariance, Identity | Scaling | Diagonal):
         variances = covariance.diagonal()
-        return Eigenbasis(identity, variances.reshape(*variances.shape[:-1], *shape))
+        return Eigenbasis(identity, variances.reshape((*variances.shape[:-1], *shape)))
     dense = covariance.to_dense()
     scale = dense.abs().max()
     tolerance = 1e3 * torch.finfo(dense.dtype).eps * scale

@@ -11,9 +11,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from appa_prob.operators import Dense
 from appa_prob.operators.shapes import flatten
 
+from .ancestral import Transition
 from .denoiser import Denoiser, over
+from .dense_covariance import DenseCovariance
+from .gaussian import Gaussian
 from .guidance import Conditioning
 from .integrator import Draw, Generators, Integrator, Memory, drawing
 from .likelihood import Likelihood
@@ -38,6 +42,13 @@ class TDS(Integrator):
     those of :class:`~appa_prob.samplers.DDPM` with the exact posterior, as particles become many,
     whatever the approximation is: a better one needs fewer.
 
+    With `covariance` particles move, and are weighted, by the kernels of
+    :class:`~appa_prob.samplers.Ancestral`, which keep the covariances of the clean state without
+    and with the observation. For a Gaussian prior, a linear observation and the twist of MMPS all
+    weights are then equal and the law is exact for any number of steps; few steps are enough
+    where the law is nearly so, the more as the last takes no evaluation. A step takes a product
+    with the Jacobian for each number of a state, for the covariance as a matrix, and no others.
+
     States are :math:`(*, N, event)`: the last axis before the event is that of the particles,
     those before are independent runs.
 
@@ -52,6 +63,7 @@ class TDS(Integrator):
         threshold: The share of the particles that their effective number is kept above, in
             :math:`[0, 1]`.
         eta: The stochasticity in :math:`(0, 1]` of the steps, see :class:`DDIM`.
+        covariance: Whether steps keep the covariance of the clean state, as a matrix.
 
     Raises:
         ValueError: If an argument is out of its range, or if states have no axis of particles.
@@ -74,6 +86,7 @@ class TDS(Integrator):
     guidance: Callable[[Denoiser, Likelihood], Conditioning] = field(default=MMPS, kw_only=True)
     threshold: float = field(default=0.5, kw_only=True)
     eta: float = field(default=1.0, kw_only=True)
+    covariance: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,7 +96,12 @@ class TDS(Integrator):
             raise ValueError(f"expected eta in (0, 1], got {self.eta}")
 
     def particles(
-        self, denoiser: Denoiser, x_1: Tensor, *, generator: Generators | None = None
+        self,
+        denoiser: Denoiser,
+        x_1: Tensor,
+        *,
+        generator: Generators | None = None,
+        offspring: int = 1,
     ) -> Particles:
         r"""Samples weighted particles, with the evidence.
 
@@ -91,6 +109,8 @@ class TDS(Integrator):
             denoiser: The denoiser of the prior, not guided.
             x_1: The noise, with shape :math:`(M, N, event)`, for :math:`M` runs.
             generator: A source of random numbers, or one for each run.
+            offspring: The number of particles that each becomes in the last step, which costs no
+                evaluation of the denoiser.
         """
         if x_1.ndim != 2 + len(denoiser.event_shape):
             raise ValueError(
@@ -102,6 +122,8 @@ class TDS(Integrator):
         x, draw = x_1, drawing(generator)
         with torch.no_grad():
             for t, s in pairwise(grid):
+                if offspring > 1 and float(s) == self.times[-1]:
+                    x = self._split(denoiser, x, t, offspring, memory)
                 x = self._move(denoiser, x, t, s, draw, memory)
         return Particles(
             x,
@@ -125,17 +147,22 @@ class TDS(Integrator):
         if not memory:
             self._start(denoiser, x_t, t, memory)
         x_t = self._resample(denoiser, x_t, draw, memory, self.threshold)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.schedule(t), denoiser.schedule(s)
-        ratio = (alpha_t / alpha_s) * (sigma_s / sigma_t)
-        tau = float(self.eta * sigma_s * (1 - ratio.square()).clamp_min(0.0).sqrt())
-        kept = float((sigma_s.square() - tau**2).clamp_min(0.0).sqrt() / sigma_t)
-        gain = float(alpha_s) - kept * float(alpha_t)
-        # In units of tau: what guidance moves, and the noise of the step. There is no guidance
-        # where there is no noise to explain it.
-        shift = (gain / tau if tau else 0.0) * (memory["guided"] - memory["mean"])
-        z = draw(x_t)
-        x_s = kept * x_t + gain * memory["mean"] + tau * (z + shift)
-        log_ratio = -flatten(shift * (z + shift / 2), denoiser.event_shape).sum(-1)
+        step = Transition(denoiser.schedule, t, s, self.eta)
+        z, events = draw(x_t), (denoiser.event_shape,) * 2
+        if self.covariance:
+            prior, guided = (
+                step.kernel(x_t, Gaussian(memory[mean], Dense(memory[V], *events)))
+                for mean, V in (("mean", "V"), ("guided", "V_y"))
+            )
+            x_s = guided.move(z)
+            log_ratio = prior.log_prob(x_s) - guided.log_prob(x_s)
+        else:
+            # In units of tau: what guidance moves, and the noise of the step. There is no
+            # guidance where there is no noise to explain it.
+            strength = step.gain / step.tau if step.tau else 0.0
+            shift = strength * (memory["guided"] - memory["mean"])
+            x_s = step.kept * x_t + step.gain * memory["mean"] + step.tau * (z + shift)
+            log_ratio = -flatten(shift * (z + shift / 2), denoiser.event_shape).sum(-1)
         twist = memory["twist"]
         if float(s) > self.times[-1]:
             self._look(denoiser, x_s, s, memory)
@@ -162,9 +189,27 @@ class TDS(Integrator):
 
     def _look(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, memory: Memory) -> None:
         """Evaluates the denoiser: the means with and without guidance, and the twist."""
+        if self.covariance:
+            denoiser = DenseCovariance(denoiser)
         method, t = self.guidance(denoiser, self.likelihood), t.to(x_t)
         prior, posterior, twist = method.with_evidence(x_t, t)
         memory["mean"], memory["guided"], memory["twist"] = prior.mean, posterior.mean, twist
+        if self.covariance:
+            for name, law in (("V", prior), ("V_y", posterior)):
+                V = law.covariance.to_dense()
+                memory[name] = V.expand(*twist.shape, *V.shape[-2:])
+
+    def _split(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, offspring: int, memory: Memory
+    ) -> Tensor:
+        """Makes each particle several of equal weights."""
+        if not memory:
+            self._start(denoiser, x_t, t, memory)
+        memory["log_weights"] = memory["log_weights"] - math.log(offspring)
+        for name in ("log_weights", "twist", "ancestors", "mean", "guided", "V", "V_y"):
+            if name in memory:
+                memory[name] = memory[name].repeat_interleave(offspring, 1)
+        return x_t.repeat_interleave(offspring, 1)
 
     def _resample(
         self, denoiser: Denoiser, x_t: Tensor, draw: Draw, memory: Memory, threshold: float
@@ -181,6 +226,9 @@ class TDS(Integrator):
         axis, wide = index.ndim - 1, over(index, event)
         for name in ("mean", "guided"):
             memory[name] = memory[name].gather(axis, wide.expand_as(x_t))
+        for name in ("V", "V_y") if self.covariance else ():
+            rows = index[..., None, None].expand_as(memory[name])
+            memory[name] = memory[name].gather(axis, rows)
         memory["log_weights"] = torch.where(poor[..., None], -math.log(count), log_weights)
         memory["resamplings"] = memory["resamplings"] + poor
         return x_t.gather(axis, wide.expand_as(x_t))

@@ -63,6 +63,7 @@ def test_samples_have_the_moments(kind: str) -> None:
     g = torch.Generator().manual_seed(1)
     # Moments of the mixture itself, and of draws from the covariance operator alone: bounds of 6
     # standard errors, from the samples' own fourth moments.
+    assert law.sample((), g).shape == (N,)
     for x in (law.sample((20000,), g) - law.mean, law.covariance.sample((20000,), g)):
         assert x.shape == (20000, N)
         assert (x.mean(0).abs() < 6 * x.std(0) / len(x) ** 0.5).all()
