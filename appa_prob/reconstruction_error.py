@@ -13,20 +13,17 @@ from torch import Tensor
 
 from appa_prob.operators import (
     CG,
-    Dense,
     Diagonal,
     Identity,
     InnovationCovariance,
-    Kronecker,
     Operator,
     SphericalStationary,
-    Sum,
 )
 from appa_prob.samplers import Gaussian, GaussianLikelihood
 
 from .mesh import Mesh
+from .remembered_errors import RememberedErrors
 from .spectra import largest_degree, power_spectrum
-from .spread_errors import SpreadErrors
 
 if TYPE_CHECKING:
     from .grid import Grid
@@ -144,13 +141,7 @@ class ReconstructionError:
             length: The number :math:`L` of states, of those that this rank holds.
             mesh: The place of this rank, if several hold pieces of the trajectory.
         """
-        if mesh is not None and mesh.group is not None:
-            return SpreadErrors(self.smooth, self.white, self.memory, length, mesh)
-        lags = torch.arange(length, device=self.power.device)
-        decay = self.memory ** (lags[:, None] - lags).abs().to(self.power)
-        time = Dense(decay, symmetric=True)
-        rest = Diagonal(self.white.expand(length, *self.white.shape))
-        return Sum(Kronecker([time, self.smooth]), rest)
+        return RememberedErrors(self.smooth, self.white, self.memory, length, mesh)
 
     def sample(
         self,

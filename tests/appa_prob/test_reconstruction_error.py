@@ -75,3 +75,13 @@ def test_the_smooth_part_of_a_known_error_is_drawn_given_it() -> None:
     torch.testing.assert_close(drawn.square().mean((0, 2, 3)), share, rtol=0.1, atol=0.0)
     apart = (drawn - true).square().mean((0, 2, 3))
     assert (apart < 1.2 * share).all() and apart[0] < 0.5 * share[0]
+
+
+def test_the_covariance_is_a_product_of_time_and_space_and_white_noise() -> None:
+    e, length = law(), 3
+    lags = (torch.arange(length)[:, None] - torch.arange(length)).abs()
+    expected = torch.kron((0.8**lags).contiguous(), e.smooth.to_dense().contiguous())
+    expected = expected + torch.diag(e.white.flatten().repeat(length))
+    V = e.covariance(length)
+    torch.testing.assert_close(V.to_dense(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(V.diagonal(), expected.diagonal(), rtol=1e-4, atol=1e-5)
