@@ -14,6 +14,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,7 +31,15 @@ from .errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Source", "open_dataset", "read_states", "select_period", "shipped_sample"]
+__all__ = [
+    "Source",
+    "open_dataset",
+    "parse_time",
+    "read_states",
+    "select_period",
+    "select_times",
+    "shipped_sample",
+]
 
 # What coordinates are called elsewhere, in stores of the Climate Data Store among others.
 ALIASES = {
@@ -69,7 +78,7 @@ def open_dataset(path: str | Path) -> xr.Dataset:
         dataset = xr.open_zarr(str(path), chunks=None) if zarr else xr.open_dataset(path)
     except ImportError as error:
         raise UserError(f"{path} needs a package that is not installed: {error}") from None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} can't be read as zarr or netCDF: {reason}") from None
     names = set(map(str, dataset.variables)) | set(map(str, dataset.dims))
@@ -98,15 +107,80 @@ def select_period(dataset: xr.Dataset, start: str | None, stop: str | None) -> x
     r"""The states from `start` to `stop`, both included.
 
     Raises:
-        UserError: If no state lies in the period.
+        UserError: If either is no time, or no state lies in the period.
     """
+    for text in (start, stop):
+        if text is not None:
+            parse_time(text)
     selected = dataset.sel(time=slice(start, stop))
     if selected.sizes["time"] == 0:
-        first, last = (np.datetime_as_string(dataset.time.values[i], unit="m") for i in (0, -1))
-        raise UserError(
-            f"no state from {start} to {stop}: the dataset goes from {first} to {last}"
-        )
+        period = f"{f' from {start}' if start else ''}{f' to {stop}' if stop else ''}"
+        raise UserError(f"no state{period}: {_span(dataset)}")
     return selected
+
+
+def select_times(
+    dataset: xr.Dataset, start: str, count: int, step: np.timedelta64 | None = None
+) -> xr.Dataset:
+    r"""The states at regular times.
+
+    Arguments:
+        dataset: The dataset, whose states may be closer than these.
+        start: The first time.
+        count: The number of times.
+        step: How far they are apart; as states of the dataset are by default.
+
+    Raises:
+        UserError: If the dataset has no state at one of them.
+    """
+    first, own = parse_time(start), dataset.time.values.astype("datetime64[ns]")
+    if first not in own:
+        near = own[np.abs(own - first).argmin()]
+        raise UserError(
+            f"no state from {start} on: {_span(dataset)}, and the nearest is at {_minute(near)}"
+        )
+    begin = int(np.searchsorted(own, first))
+    wanted = own[begin:][:count] if step is None else first + np.arange(count) * step
+    if len(wanted) < count or wanted[-1] > own[-1]:
+        got = int(np.isin(wanted, own).sum())
+        raise UserError(
+            f"expected {count} states from {start} on, got {got}: the dataset ends at "
+            f"{_minute(own[-1])}; take an earlier start or fewer states"
+        )
+    absent = wanted[~np.isin(wanted, own)]
+    if len(absent):
+        raise UserError(
+            f"the dataset lacks {len(absent)} of {count} states from {start} on, the first at "
+            f"{_minute(absent[0])}: states of the model are {step} apart; fill the gap"
+        )
+    return dataset.isel(time=np.searchsorted(own, wanted))
+
+
+def parse_time(text: str) -> np.datetime64:
+    r"""The time that a text names.
+
+    Raises:
+        UserError: If it names none.
+
+    Example:
+        >>> parse_time("2004-07-01T06")
+        np.datetime64('2004-07-01T06:00:00.000000000')
+    """
+    time: np.datetime64 | None = None
+    with suppress(ValueError):
+        time = np.datetime64(text, "ns")
+    if time is None or np.isnat(time):
+        raise UserError(f"expected a time such as 2004-07-01T00, got {text!r}")
+    return time
+
+
+def _minute(time: np.datetime64) -> str:
+    return str(np.datetime_as_string(time, unit="m"))
+
+
+def _span(dataset: xr.Dataset) -> str:
+    first, last = (_minute(dataset.time.values[i]) for i in (0, -1))
+    return f"the dataset goes from {first} to {last}"
 
 
 def read_states(
@@ -123,7 +197,7 @@ def read_states(
         The states in physical units, with shape :math:`(L, C, H, W)`, float32, and their times.
 
     Raises:
-        UserError: If a state holds values that are not finite and may not.
+        UserError: If a state can't be read, or holds values that are not finite and may not.
     """
     shape = [dataset.sizes[name] for name in ("time", "latitude", "longitude")]
     states = torch.empty(shape[0], len(catalogue.channels), *shape[1:])
@@ -134,7 +208,11 @@ def read_states(
         levels = catalogue.levels(variable)
         if levels:
             array = array.sel(level=list(levels))
-        values = torch.from_numpy(array.to_numpy().astype("float32"))
+        try:
+            values = torch.from_numpy(array.to_numpy().astype("float32"))
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{variable} can't be read ({reason}): copy the data again") from None
         first = catalogue.index(variable, levels[0] if levels else None)
         states[:, first : first + max(len(levels), 1)] = values if levels else values.unsqueeze(1)
         if variable not in holes:

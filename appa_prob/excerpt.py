@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .dataset import open_dataset, select_period
-from .errors import UserError
+from .dataset import open_dataset, select_times
 from .files import refuse_existing, replacing
 
 __all__ = ["write_excerpt"]
@@ -29,13 +28,7 @@ def write_excerpt(
         UserError: If the dataset has not as many states from that time on.
     """
     refuse_existing(output, overwrite=overwrite)
-    dataset = select_period(open_dataset(data), start, None)
-    if dataset.sizes["time"] < states:
-        raise UserError(
-            f"expected {states} states from {start} on, got {dataset.sizes['time']}: take an "
-            "earlier start or fewer states"
-        )
-    dataset = dataset.isel(time=slice(states)).transpose("time", ...).load()
+    dataset = select_times(open_dataset(data), start, states).transpose("time", ...).load()
     encoding = {}
     for name in dataset.variables:
         old = dataset[name].encoding

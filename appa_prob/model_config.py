@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from .config_file import describe
 from .conv_autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from .errors import UserError, unknown
 from .published import find_published
@@ -98,6 +99,4 @@ def _validated(path: Path, content: dict[str, Any]) -> ModelConfig:
     try:
         return ModelConfig.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {place}: {first['msg']}") from None
+        raise UserError(f"{path}: {describe(error, ModelConfig)}") from None

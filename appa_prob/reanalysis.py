@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,6 +25,7 @@ from appa_prob.samplers import (
     ratio_times,
 )
 
+from .errors import UserError
 from .generators import noise_by_state, state_generators
 from .known_past import know_past
 from .mesh import Mesh, ParallelConfig
@@ -78,6 +79,15 @@ class SamplerConfig(BaseModel):
     batch: PositiveInt | None = None
     windows_at_once: PositiveInt | None = None
     states_at_once: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.sigma_min < self.sigma_max:
+            raise ValueError(
+                f"expected sigma_max above sigma_min, got {self.sigma_max:g} and "
+                f"{self.sigma_min:g}"
+            )
+        return self
 
 
 def reanalyse(
@@ -316,8 +326,17 @@ def complete(
 
 
 def noise_times(appa: Appa, sampler: SamplerConfig) -> list[float]:
-    r"""The times of the integrator."""
+    r"""The times of the integrator.
+
+    Raises:
+        UserError: If the model knows none of the noise levels.
+    """
     schedule = appa.denoiser.schedule
     low, high = schedule.ratio(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
     first, last = min(sampler.sigma_max, high), max(sampler.sigma_min, low)
+    if not last < first:
+        raise UserError(
+            f"sampler: expected noise levels within those of the model, {low:.3g} to {high:.3g}, "
+            f"got {sampler.sigma_max:g} and {sampler.sigma_min:g}"
+        )
     return list(ratio_times(schedule, sampler.steps, first=first, last=last))

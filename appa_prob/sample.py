@@ -5,22 +5,20 @@ r"""Unconditional trajectories of any length: weather that never was.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from .appa import Appa
-from .errors import UserError
+from .dataset import parse_time
 from .mesh import Mesh, ParallelConfig
 from .parallel import own_device
 from .reanalysis import SamplerConfig
 from .rollout import Rollout, RolloutConfig
 from .run import describe_run, draw_run, rollout_parts
 
-__all__ = ["SampleConfig", "parse_time", "run_sample"]
+__all__ = ["SampleConfig", "run_sample"]
 
 
 class SampleConfig(BaseModel):
@@ -103,17 +101,3 @@ def run_sample(
         progress=progress,
         mesh=mesh,
     )
-
-
-def parse_time(text: str) -> np.datetime64:
-    r"""The time that a text names.
-
-    Raises:
-        UserError: If it names none.
-    """
-    time: np.datetime64 | None = None
-    with suppress(ValueError):
-        time = np.datetime64(text, "ns")
-    if time is None or np.isnat(time):
-        raise UserError(f"expected a time such as 2004-07-01T00, got {text!r}")
-    return time

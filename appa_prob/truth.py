@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from torch import Tensor
 
-from .dataset import open_dataset, read_states, select_period, shipped_sample
-from .errors import UserError
+from .dataset import open_dataset, parse_time, read_states, select_times, shipped_sample
 from .rollout import state_times
-from .sample import parse_time
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from .appa import Appa
@@ -24,7 +22,8 @@ Missing = Literal["refuse", "mask"]
 
 
 class Truth:
-    r"""A trajectory of a dataset, in physical units.
+    r"""A trajectory of a dataset, in physical units, of states as far apart as the model takes
+    them; those between are left out.
 
     Slices of it are tensors with shape :math:`(L, C, H, W)`; nothing else is kept in memory.
 
@@ -36,7 +35,7 @@ class Truth:
         missing: Whether values that are not finite are refused, once they are read.
 
     Raises:
-        UserError: If the data don't fit the model, or hold too few states.
+        UserError: If the data don't fit the model, or lack one of the states.
     """
 
     def __init__(
@@ -45,14 +44,7 @@ class Truth:
         dataset = open_dataset(shipped_sample(data))
         appa.grid.check(dataset.latitude.values, dataset.longitude.values)
         appa.catalogue.check(dataset)
-        dataset = select_period(dataset, start, None)
-        if dataset.sizes["time"] < states:
-            last = np.datetime_as_string(dataset.time.values[-1], unit="m")
-            raise UserError(
-                f"expected {states} states from {start} on, got {dataset.sizes['time']}: the "
-                f"dataset ends at {last}; take an earlier start or fewer states"
-            )
-        self.dataset = dataset.isel(time=slice(states))
+        self.dataset = select_times(dataset, start, states, appa.step)
         self.catalogue, self.missing = appa.catalogue, missing
         self.times: NDArray[np.datetime64] = self.dataset.time.values
 

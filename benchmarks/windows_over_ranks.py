@@ -25,6 +25,7 @@ import typer
 
 from appa_prob.appa import Appa
 from appa_prob.config_file import read_config
+from appa_prob.dataset import parse_time
 from appa_prob.experiment import ReanalysisConfig
 from appa_prob.generators import state_generators
 from appa_prob.mesh import Mesh, ParallelConfig
@@ -32,7 +33,6 @@ from appa_prob.observe import observe_truth
 from appa_prob.parallel import process_group, rank, ranks
 from appa_prob.reanalysis import SamplerConfig, assimilate, guide
 from appa_prob.rollout import state_times
-from appa_prob.sample import parse_time
 from benchmarks.state import resident
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "reanalysis.yaml"

@@ -164,7 +164,12 @@ def test_an_output_that_exists_is_kept_unless_it_may_be_replaced(
         ({"figure": {"variable": "temperatur"}}, ['did you mean "temperature"']),
         ({"figure": {"variable": "temperature", "level": 0.3}}, ["no level 0.3"]),
         ({"figure": {"variable": "surface_pressure", "state": 6}}, ["figure.state"]),
-        ({"colour": "red"}, ["colour"]),
+        ({"colour": "red"}, ['unknown key "colour"', "There are: model, data, start"]),
+        ({"membres": 3}, ['unknown key "membres"; did you mean "members"?']),
+        ({"members": "none"}, ["members: input should be a valid integer", "got 'none'"]),
+        ({"start": "yesterday"}, ["expected a time such as 2004-07-01T00, got 'yesterday'"]),
+        ({"start": "2003-07-03T01"}, ["no state from 2003-07-03T01", "nearest", "03T00:00"]),
+        ({"sampler": {"sigma_min": 100}}, ["sampler: expected sigma_max above", "and 100"]),
     ],
 )
 def test_bad_configurations_are_refused(
@@ -189,6 +194,36 @@ def test_bad_networks_are_refused(
 ) -> None:
     experiment["networks"][0] |= change
     refused(tmp_path, experiment, *messages)
+
+
+def test_data_that_are_broken_are_refused(
+    tmp_path: Path, experiment: Config, world: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = tmp_path_factory.mktemp("broken") / "world.zarr"
+    shutil.copytree(world, store)
+    for chunk in (store / "temperature").glob("[0-9]*"):
+        chunk.write_bytes(chunk.read_bytes()[:100])
+    refused(tmp_path, experiment | {"data": str(store)}, "temperature can't be read", "copy")
+
+
+def test_states_between_those_of_the_model_are_left_out_and_gaps_refused(
+    tmp_path: Path, experiment: Config, world: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    experiment |= {"start": "2003-07-03"}
+    whole = xr.open_zarr(world, chunks=None).load().drop_encoding()
+    folder = tmp_path_factory.mktemp("steps")
+    hours = whole.time + np.timedelta64(1, "h")
+    whole.drop_isel(time=131).to_zarr(folder / "gap.zarr", zarr_format=2)
+    both = xr.concat([whole, whole.assign_coords(time=hours)], "time").sortby("time")
+    both.to_zarr(folder / "dense.zarr", zarr_format=2)
+    refused(tmp_path, experiment | {"data": str(folder / "gap.zarr")}, "lacks 1 of 6", "T18:00")
+    states = []
+    for data in (world, folder / "dense.zarr"):
+        code, text = run(tmp_path, experiment | {"data": str(data)}, "--overwrite")
+        assert code == 0, text
+        states.append(xr.open_zarr(tmp_path / "out.zarr", chunks=None).load())
+    assert np.array_equal(states[0].time, states[1].time)
+    assert np.array_equal(states[0].temperature, states[1].temperature)
 
 
 def test_values_that_are_not_finite_are_refused_or_masked(

@@ -116,5 +116,5 @@ def test_published_configurations_have_sizes(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({"ae": section}) + tag)
     assert read_model_config(path) == ModelConfig.model_validate(TINY | {"denoiser": None})
     path.write_text(yaml.safe_dump(TINY | {"channels": 0}))
-    with pytest.raises(UserError, match="channels: Input should be greater than 0"):
+    with pytest.raises(UserError, match="channels: input should be greater than 0; got 0"):
         read_model_config(path)

@@ -142,7 +142,8 @@ def test_an_output_is_replaced_only_if_it_may_be(tmp_path: Path, config: Config)
         ({"model": "appa-large"}, "there is no model 'appa-large'"),
         ({"rollout": {"overlap": 4}}, "fewer known states than the 4"),
         ({"rollout": {"block": 3}}, "blocks of at least 4 states"),
-        ({"rollout": {"seam": 3}}, "rollout.seam"),
+        ({"rollout": {"seam": 3}}, 'rollout: unknown key "seam"'),
+        ({"sampler": {"sigma_max": 1e-9}}, "expected sigma_max above sigma_min, got"),
     ],
 )
 def test_bad_configurations_are_refused(
