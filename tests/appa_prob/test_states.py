@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
@@ -116,6 +120,28 @@ def test_urls_are_read_as_paths_are(stores: dict[int, Path], protocol: str) -> N
     found, every = states(url), torch.arange(24)
     torch.testing.assert_close(found[every], in_memory(stores[1]), equal_nan=True)
     fsspec.filesystem("memory").store.clear()
+
+
+def test_a_server_is_asked_for_no_more_than_what_is_read(stores: dict[int, Path]) -> None:
+    pytest.importorskip("aiohttp")
+    pytest.importorskip("requests")
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *values: Any) -> None:
+            asked.append(self.path)
+
+    handler = partial(Handler, directory=str(stores[1].parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        far = states(f"http://127.0.0.1:{server.server_port}/{stores[1].name}")
+        near = in_memory(stores[1])
+        first, asked[:] = len(asked), []
+        assert first > 0
+        torch.testing.assert_close(far[torch.tensor([4, 2])], near[[4, 2]], equal_nan=True)
+        server.shutdown()
+    chunks = {path for path in asked if re.search(r"/temperature/[0-9]", path)}
+    assert {int(re.split(r"[/.]", path)[-4]) for path in chunks} == {far.first + 2, far.first + 4}
 
 
 def test_only_what_is_asked_for_is_read(
