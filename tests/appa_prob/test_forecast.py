@@ -174,9 +174,10 @@ def test_what_is_interrupted_goes_on(
 def test_examples_are_valid() -> None:
     examples = Path(__file__).parents[2] / "examples"
     forecast = read_config(ForecastConfig, examples / "forecast.yaml")
+    observed = read_config(ForecastConfig, examples / "forecast_from_observations.yaml")
     cycles = read_config(FilterConfig, examples / "filter.yaml")
     free = read_config(SampleConfig, examples / "sample.yaml")
-    for config, length in ((forecast, 24), (cycles, 24)):
+    for config, length in ((forecast, 24), (observed, observed.known or 24), (cycles, 24)):
         appa = Appa.from_pretrained(config.model)
         assert config.data is not None
         Truth(appa, config.data, config.start, length)
