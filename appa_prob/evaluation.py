@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import xarray as xr
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from .appa import Appa
@@ -26,6 +27,7 @@ from .errors import UserError, unknown
 from .files import replacing
 from .grid import Grid
 from .observe import observe_truth
+from .quality import Control, control
 from .ranks import rank_histogram
 from .regions import GLOBE, Region
 from .reliability import reliability
@@ -312,6 +314,10 @@ def _interpolation(
     networks = parse_networks({"networks": config["networks"]}, Path())
     seed = int(attributes["seed"])
     observations = observe_truth(appa, networks, states, times, seed, missing)
+    quality = config.get("quality_control")
+    if quality is not None and "cycles" not in config:  # filters compared with their own forecasts
+        own = TypeAdapter(Control).validate_python(quality)
+        observations = control(appa, observations, times, own)
     found = OptimalInterpolation(
         appa, shipped_eofs(appa, eofs), observations, times, chosen(run, every)
     )

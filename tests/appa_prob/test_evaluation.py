@@ -91,12 +91,13 @@ def test_a_reanalysis_has_the_scores_of_its_own_report(
     period = Period(start="2003-06-01", stop="2003-06-30")
     train_eofs(EofConfig(data=world, model=str(tiny_model), train=period, rank=8, degree=3), eofs)
     config = ReanalysisConfig.model_validate(
-        experiment | {"baselines": {"eofs": eofs, "every": 3}, "figure": None}
+        experiment
+        | {"baselines": {"eofs": eofs, "every": 3}, "figure": None, "quality_control": 2.0}
     )
     result = run_reanalysis(config, tmp_path / "r.zarr", seed=2, progress=False)
     assert result is not None
     report = result.report
-    assert report is not None
+    assert report is not None and 0 < report.rejected < report.observations / 4
     truth = open_dataset(world)
     found = evaluate([open_run(tmp_path / "r.zarr")], truth, every=3, eofs=eofs)
     assert found.states == {"r": 2, "climatology": 2, "OI": 2}
