@@ -30,7 +30,7 @@ import torch
 import typer
 from torch import Tensor
 
-from appa_prob.operators import GMRES, Isotropic
+from appa_prob.operators import GMRES, Cholesky, Isotropic
 from appa_prob.samplers import (
     DAPS,
     DCPS,
@@ -44,6 +44,7 @@ from appa_prob.samplers import (
     SDA,
     TDS,
     TMPD,
+    DenseCovariance,
     DiffPIR,
     Guidance,
     Integrator,
@@ -51,10 +52,12 @@ from appa_prob.samplers import (
     PiGDM,
     RePaint,
     VPSchedule,
+    placed_times,
 )
 from benchmarks.mixture_problems import SCHEDULE, Problem, Slices, make
 
 PRESERVING = VPSchedule(1e-3)
+COVARIANCE_STEPS = 20
 KEPT = torch.cat((torch.ones(1), 1 - torch.linspace(0.02, 1e-4, 999))).double().cumprod(0)
 PUBLISHED = {  # max-sliced W2, least and largest of the repeats that are published
     (1, 8): {"DDRM": "26.9-33.1", "DPS": "23.1-29.2", "MCGDiff 128": "4.70-5.82"},
@@ -66,7 +69,7 @@ PUBLISHED = {  # max-sliced W2, least and largest of the repeats that are publis
 Row = tuple[str, float, Callable[[Problem, torch.Generator], Tensor]]
 
 
-def ours(steps: int, runs: int, particles: int, m: int) -> Iterator[Row]:
+def ours(steps: int, runs: int, particles: int, m: int, n: int) -> Iterator[Row]:
     """The methods of the library: name, calls per sample and sampler."""
 
     def guided(
@@ -96,7 +99,19 @@ def ours(steps: int, runs: int, particles: int, m: int) -> Iterator[Row]:
         noise = sampler.noise(p.prior, shape, generator=generator, dtype=torch.float64)
         return sampler.particles(p.prior, noise, generator=generator).sample(1000, generator)
 
+    def wide(p: Problem, generator: torch.Generator) -> Tensor:
+        prior = DenseCovariance(p.prior)
+        posterior = DenseCovariance(MMPS(prior, p.likelihood, Cholesky()))
+        options: dict[str, Any] = {"generator": generator, "dtype": torch.float64}
+        times = placed_times(posterior, COVARIANCE_STEPS, **options)
+        sampler = TDS(times, likelihood=p.likelihood, covariance=True)
+        noise = sampler.noise(p.prior, (runs, particles), **options)
+        found = sampler.particles(p.prior, noise, generator=generator, offspring=4)
+        return found.sample(1000, generator)
+
     share = runs * particles / 1000
+    calls = (1 + n) * (share * COVARIANCE_STEPS + 16 * 28 / 1000)
+    yield f"TDS with covariances, {runs} x {particles} particles", calls, wide
     yield f"TDS, {runs} x {particles} particles", share * steps * (1 + m), twisted
     methods: dict[str, tuple[int, Callable[[Problem], Guidance]]] = {
         "MMPS, solved": (1 + m, lambda p: MMPS(p.prior, p.likelihood, solver(m))),
@@ -276,19 +291,24 @@ def main(
     runs: Annotated[int, typer.Option(help="The number of runs of TDS.")] = 4,
     particles: Annotated[int, typer.Option(help="The number of particles of a run.")] = 1000,
     only: Annotated[str, typer.Option(help="Only the methods whose name holds this.")] = "",
+    observed: Annotated[int, typer.Option(help="The number of observations; 0 for all.")] = 0,
+    published: Annotated[
+        bool, typer.Option(help="Components of the random law as torch 2.0 to 2.4 draw them.")
+    ] = True,
 ) -> None:
     """Prints a table for each number of observations: 1, 2 and 4."""
     if law not in ("random", "equal"):
         raise typer.BadParameter(f"expected random or equal, got {law}")
     kind: Literal["random", "equal"] = "random" if law == "random" else "equal"
-    for m in (1, 2, 4):
+    for m in (observed,) if observed else (1, 2, 4):
         count = repeats if law == "random" else problems
-        table = [make(kind, m, size, 27 if law == "random" else i) for i in range(count)]
+        seeds = [27 if law == "random" else i for i in range(count)]
+        table = [make(kind, m, size, seed, published=published) for seed in seeds]
         compared = [Slices.of(kind, p.reference, i) for i, p in enumerate(table)]
         typer.echo(f"\nd_y = {m}, d = {size}, {law} law, {count} repeats or problems")
         for name, figure in (PUBLISHED.get((m, size), {}) if law == "random" else {}).items():
-            typer.echo(f"  {name + ' (published)':32s} {'':>9s} {figure:>16s}")
-        rows: list[Row] = [("exact posterior", 0, exact), *ours(steps, runs, particles, m)]
+            typer.echo(f"  {name + ' (published)':44s} {'':>9s} {figure:>16s}")
+        rows: list[Row] = [("exact posterior", 0, exact), *ours(steps, runs, particles, m, size)]
         for name, calls, sample in (*rows, *azula(steps, m)):
             if only not in name:
                 continue
@@ -297,7 +317,7 @@ def main(
             for p, slices in zip(table, compared, strict=True):
                 found.append(slices.score(sample(p, generator)))
             seconds = (time.process_time() - start) / count
-            typer.echo(f"  {name:32s} {calls:9.0f} {_summary(found)} {seconds:8.1f} s")
+            typer.echo(f"  {name:44s} {calls:9.0f} {_summary(found)} {seconds:8.1f} s")
 
 
 def _summary(found: list[float]) -> str:

@@ -51,8 +51,11 @@ class Problem:
     reference: Tensor
 
 
-def make(law: Literal["random", "equal"], m: int, n: int, seed: int) -> Problem:
-    """Draws a problem, with the calls to the generator in the order of the public benchmark."""
+def make(
+    law: Literal["random", "equal"], m: int, n: int, seed: int, *, published: bool = True
+) -> Problem:
+    """Draws a problem, with the calls to the generator in the order of the public benchmark, and
+    the component as torch drew it then, or as the torch that is installed does."""
     torch.manual_seed(seed)
     steps = range(-2, 3)
     means = torch.tensor([[-8.0 * i, -8.0 * j] * (n // 2) for i in steps for j in steps])
@@ -62,7 +65,7 @@ def make(law: Literal["random", "equal"], m: int, n: int, seed: int) -> Problem:
     s = torch.sort(torch.rand_like(s), descending=True).values
     A = u @ (torch.diag(s) @ v[:m])
     x: Tensor
-    if law == "random":
+    if law == "random" and published:
         chosen = published_component(weights)
         x = prior.component_distribution.sample()[chosen]
     else:

@@ -141,13 +141,30 @@ class GaussianLikelihood:
 
         Arguments:
             x: The state, with shape :math:`(*, in)`.
+
+        Raises:
+            ValueError: If observations are a batch that states are not a batch of.
         """
-        return log_density(self.y - self.map(x), self.covariance)
+        return log_density(self._residual(self.map(x)), self.covariance)
 
     def linearize(self, x: Tensor) -> tuple[Tensor, Operator, Operator]:
         r"""The residual, the Jacobian of the map and the covariance of the errors at :math:`x`."""
         value, H = self.map.linearize(x)
-        return self.y - value, H, self.covariance
+        return self._residual(value), H, self.covariance
+
+    def _residual(self, value: Tensor) -> Tensor:
+        """The observation minus what the map says of states."""
+        pairs = zip(reversed(self.y.shape), reversed(value.shape), strict=False)
+        if not all(n == m or 1 in (n, m) for n, m in pairs):
+            axes = len(self.map.out_shape)
+            batches = [tuple(z.shape[: z.ndim - axes]) for z in (self.y, value)]
+            last = ", ".join(str(n) for n in batches[0])
+            raise ValueError(
+                f"expected states with the batch {batches[0]} of the observations, or one that "
+                f"ends with it, got the batch {batches[1]}; draw noise of shape (count, {last}) "
+                "for it, or give one observation"
+            )
+        return self.y - value
 
     def __repr__(self) -> str:
         return f"GaussianLikelihood({self.map!r}, y: {tuple(self.y.shape)}, {self.covariance!r})"

@@ -127,6 +127,22 @@ def test_bad_likelihoods_are_refused(arguments, message: str) -> None:  # type: 
         GaussianLikelihood(*arguments)
 
 
+def test_batches_of_observations_that_states_do_not_fit_are_refused() -> None:
+    """One state for each observation, or batches of them; others are refused at the boundary."""
+    likelihood = GaussianLikelihood(A, torch.zeros(3, *A.out_shape).double(), 0.1)
+    for batch in ((), (1,), (3,), (5, 3)):
+        x = torch.zeros(*batch, *A.in_shape).double()
+        expected = (3,) if batch in ((), (1,)) else batch
+        assert likelihood.log_prob(x).shape == expected
+        assert likelihood.linearize(x)[0].shape == (*expected, *A.out_shape)
+    x = torch.zeros(4, *A.in_shape).double()
+    message = r"the batch \(3,\) of the observations, .* got the batch \(4,\); draw noise of shape"
+    with pytest.raises(ValueError, match=message):
+        likelihood.log_prob(x)
+    with pytest.raises(ValueError, match=message):
+        likelihood.linearize(x)
+
+
 def test_bad_guidance_is_refused() -> None:
     wrong = GaussianLikelihood(Mask(torch.tensor([True, False])), torch.zeros(1), 0.1)
     with pytest.raises(ValueError, match="likelihood of states"):
