@@ -21,6 +21,7 @@ from torch import Tensor
 
 from appa_prob.costs import task_costs
 from appa_prob.model_config import read_model_config
+from appa_prob.vision_transformer import VisionTransformer
 
 PASSES = {
     "encode": "encode, a state",
@@ -33,19 +34,20 @@ def run(config: str, name: str) -> None:
     """Runs a pass, and prints its time and the peak memory of the process beyond its start."""
     torch.set_num_threads(1)
     before, sizes = peak(), read_model_config(config)
-    autoencoder, network = sizes.build("cpu")
-    state, latent = autoencoder.state_shape, autoencoder.latent_shape
+    empty, _ = sizes.build()
+    state, latent = empty.state_shape, empty.latent_shape
     function: Callable[..., Tensor]
     given: tuple[Tensor, ...]
     if name == "denoise":
-        assert network is not None and sizes.denoiser is not None
+        assert sizes.denoiser is not None
         length = sizes.denoiser.window
+        network = VisionTransformer(latent[0], (latent[1], latent[2]), sizes.denoiser)
         function = partial(network, date=torch.zeros(length, 4))
         given = torch.randn(1, length, *latent), torch.ones(1)
     else:
+        autoencoder, _ = sizes.model_copy(update={"denoiser": None}).build("cpu")
         function = partial(autoencoder.encode if name == "encode" else autoencoder.decode)
         given = (torch.randn(1, *(state if name == "encode" else latent)),)
-    del autoencoder, network  # what the pass does not need
     start = time.process_time()
     with torch.inference_mode():
         y = function(*given)
