@@ -21,7 +21,6 @@ from tqdm import tqdm
 from .appa import Appa
 from .balance import geostrophic_imbalance, hydrostatic_imbalance
 from .baselines import OptimalInterpolation, climatology, shipped_eofs
-from .dataset import read_states
 from .declaration import parse_networks
 from .errors import UserError, unknown
 from .files import replacing
@@ -33,6 +32,7 @@ from .regions import GLOBE, Region
 from .reliability import reliability
 from .runs import Run, State, chosen, made_with, pair, same_levels
 from .spectra import power_spectrum
+from .truth import Truth
 from .verification import score, score_gaussian_forecast, summarise
 
 __all__ = ["Evaluation", "evaluate"]
@@ -310,7 +310,8 @@ def _interpolation(
     appa.catalogue.check(truth)
     missing: Literal["refuse", "mask"] = "mask" if config.get("missing") == "mask" else "refuse"
     here = truth.sel(time=run.dataset["time"].values)
-    states, times = read_states(here, appa.catalogue, allow_missing=missing == "mask")
+    states = Truth(here, appa.catalogue, missing)
+    times = states.times
     networks = parse_networks({"networks": config["networks"]}, Path())
     seed = int(attributes["seed"])
     observations = observe_truth(appa, networks, states, times, seed, missing)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import xarray as xr
 from torch import Tensor
 
+from .catalogue import Catalogue
 from .dataset import open_dataset, parse_time, read_states, select_times, shipped_sample
 from .rollout import state_times
 
@@ -22,40 +24,51 @@ Missing = Literal["refuse", "mask"]
 
 
 class Truth:
-    r"""A trajectory of a dataset, in physical units, of states as far apart as the model takes
-    them; those between are left out.
+    r"""A trajectory of a dataset, in physical units.
 
     Slices of it are tensors with shape :math:`(L, C, H, W)`; nothing else is kept in memory.
 
     Arguments:
-        appa: The model, which the data must fit.
-        data: The dataset; `sample` is the one that ships with the package.
-        start: The first time.
-        states: The number of states.
+        dataset: The dataset, which has the channels.
+        catalogue: The channels.
         missing: Whether values that are not finite are refused, once they are read.
-
-    Raises:
-        UserError: If the data don't fit the model, or lack one of the states.
     """
 
     def __init__(
-        self, appa: Appa, data: Path | str, start: str, states: int, missing: Missing = "refuse"
+        self, dataset: xr.Dataset, catalogue: Catalogue, missing: Missing = "refuse"
     ) -> None:
-        dataset = open_dataset(shipped_sample(data))
-        appa.grid.check(dataset.latitude.values, dataset.longitude.values)
-        appa.catalogue.check(dataset)
-        self.dataset = select_times(dataset, start, states, appa.step)
-        self.catalogue, self.missing = appa.catalogue, missing
-        self.times: NDArray[np.datetime64] = self.dataset.time.values
+        self.dataset, self.catalogue, self.missing = dataset, catalogue, missing
+        self.times: NDArray[np.datetime64] = dataset.time.values
 
     def __len__(self) -> int:
         return len(self.times)
 
     def __getitem__(self, states: slice) -> Tensor:
-        allowed = self.missing == "mask"
-        return read_states(self.dataset.isel(time=states), self.catalogue, allow_missing=allowed)[
-            0
-        ]
+        chosen, allowed = self.dataset.isel(time=states), self.missing == "mask"
+        return read_states(chosen, self.catalogue, allow_missing=allowed)[0]
+
+    @classmethod
+    def open(
+        cls, appa: Appa, data: Path | str, start: str, states: int, missing: Missing = "refuse"
+    ) -> Truth:
+        r"""Opens states of a dataset as far apart as the model takes them; those between are left
+        out.
+
+        Arguments:
+            appa: The model, which the data must fit.
+            data: The dataset; `sample` is the one that ships with the package.
+            start: The first time.
+            states: The number of states.
+            missing: Whether values that are not finite are refused.
+
+        Raises:
+            UserError: If the data don't fit the model, or lack one of the states.
+        """
+        dataset = open_dataset(shipped_sample(data))
+        appa.grid.check(dataset.latitude.values, dataset.longitude.values)
+        appa.catalogue.check(dataset)
+        chosen = select_times(dataset, start, states, appa.step)
+        return cls(chosen, appa.catalogue, missing)
 
 
 def open_truth(
@@ -66,15 +79,15 @@ def open_truth(
 
     Arguments:
         appa: The model.
-        data: As of :class:`Truth`, or none.
+        data: As of :meth:`Truth.open`, or none.
         start: The first time.
         states: The number of states.
-        missing: As of :class:`Truth`.
+        missing: As of :meth:`Truth.open`.
 
     Raises:
-        UserError: As :class:`Truth` does.
+        UserError: As :meth:`Truth.open` does.
     """
     if data is None:
         return None, state_times(parse_time(start), states, appa.step)
-    truth = Truth(appa, data, start, states, missing)
+    truth = Truth.open(appa, data, start, states, missing)
     return truth, truth.times

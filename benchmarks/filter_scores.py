@@ -48,7 +48,7 @@ def main(
     # What the filter observed, as it drew it.
     window = base.states or appa.window
     whole = window + (cycles - 1) * base.every
-    series = Truth(appa, data, base.start, whole, base.missing)
+    series = Truth.open(appa, data, base.start, whole, base.missing)
     observations = observe_truth(appa, base.networks, series, series.times, 0, base.missing)
     ends = range(window - 1, whole, base.every)
     interpolate = OptimalInterpolation(appa, shipped_eofs(appa), observations, series.times, ends)

@@ -36,7 +36,7 @@ def score_start(config: ForecastConfig, appa: Appa, seed: int) -> pd.DataFrame:
     """The scores of one forecast and of its baselines, by lead time and channel."""
     known = config.known or (1 if config.initial == "state" else appa.window)
     assert config.data is not None, "scores need data"
-    source = Truth(appa, config.data, config.start, known + config.states)
+    source = Truth.open(appa, config.data, config.start, known + config.states)
     truth, times = source[:], source.times
     dataset = run_forecast(config, seed=seed, progress=False)
     normal, deviation = climatology(appa, times[known:])

@@ -180,7 +180,7 @@ def test_examples_are_valid() -> None:
     for config, length in ((forecast, 24), (observed, observed.known or 24), (cycles, 24)):
         appa = Appa.from_pretrained(config.model)
         assert config.data is not None
-        Truth(appa, config.data, config.start, length)
+        Truth.open(appa, config.data, config.start, length)
     check_overlap(appa, cycles.states or appa.window, cycles.overlap, cycles.every)
     assert (cycles.states or appa.window) + (cycles.cycles - 1) * cycles.every <= 24
     assert (forecast.known or 1) + forecast.states <= 24 and free.states == 720
