@@ -2,6 +2,7 @@ r"""What drives a turbulent flow, from a coarse and noisy look at its velocity.
 
     python examples/navier_stokes_parameters.py navier_stokes.png
     python examples/navier_stokes_parameters.py coverage.png --flows 20
+    python examples/navier_stokes_parameters.py exact.png --flows 1600 --exact
 
 First the Reynolds number, the amplitude of the forcing and the drag of flows whose initial states
 are known: a Pyro program, approximated by SVI, then sampled by NUTS in the coordinates of that
@@ -10,9 +11,10 @@ flow, given its parameters, by a diffusion prior guided through the simulator.
 
 Intervals are between quantiles of the posterior, not of the draws: those of few draws lie too
 close together, see `interval`. Of the 20 flows above, which take 4 minutes of one core, those of
-90% held the Reynolds number of 18, the forcing of 20 and the drag of 17; by importance sampling,
-which is exact, they hold those of 17, 19 and 17. What is to be expected are 18 on average, 18 or
-more in 68% of runs, and less than 15 in 1%.
+90% held the Reynolds number of 18, the forcing of 20 and the drag of 18, and between 91% and 92%
+of the posterior, as importance sampling tells, which is exact. What is to be expected are 18 on
+average, 18 or more in 68% of runs, and less than 15 in 1%: of 1650 flows exact intervals held 89%,
+88% and 90% (with standard errors of .7%), their ranks uniform with p = .37, .32 and .37.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ from torch import Tensor
 
 from appa_prob.kolmogorov import KolmogorovFlow
 from appa_prob.likelihoods import GaussianLikelihood
-from appa_prob.operators import Coarsen, Stationary
+from appa_prob.operators import Coarsen, Jacobian, Stationary
 from appa_prob.samplers import MMPS, DPMSolver, GaussianDenoiser, VESchedule
+from appa_prob.samplers.testing import Calibration
 from appa_prob.simulator import StepSimulator
 
 N, NOISE = 16, 0.05
@@ -108,6 +111,53 @@ def infer(
     return {k: v.reshape(samples, chains, flows).movedim(0, 1) for k, v in found.items()}
 
 
+def importance(
+    start: Tensor, y: Tensor, draws: int, noise: float = NOISE
+) -> tuple[Tensor, Tensor]:
+    """Weighted draws of the logarithms of parameters, with shapes (draws, flows, 3) and (draws,
+    flows): importance sampling from a law of Student at the mode, which Gauss and Newton find."""
+    level, spread = (start.new_tensor(v) for v in zip(*PRIORS.values(), strict=True))
+
+    def seen(z: Tensor) -> Tensor:
+        parameters = dict(zip(PRIORS, z.exp().unbind(-1), strict=True))
+        field: Tensor = likelihood(parameters).map(start.expand(*z.shape[:-1], -1, -1))
+        return field.flatten(z.ndim - 1)
+
+    z, data = level.expand(len(start), 3), y.flatten(1)
+    for _ in range(10):
+        jacobian = Jacobian(seen, z, (3,))
+        J = jacobian.to_dense()
+        precision = J.mT @ J / noise**2 + torch.diag(spread**-2)
+        misfit = (J.mT @ (data - jacobian.value)[..., None])[..., 0] / noise**2
+        score = misfit + (level - z) / spread**2
+        z = z + torch.linalg.solve(precision, score[..., None])[..., 0].clamp(-0.3, 0.3)
+    law = dist.MultivariateStudentT(
+        6.0, z, torch.linalg.cholesky(1.5 * torch.linalg.inv(precision))
+    )
+    x: Tensor = law.sample((draws,))
+    # Some draws at a time: simulations are then small enough for the caches.
+    fit = torch.cat(
+        [((seen(some) - data) / noise).square().sum(-1) for some in torch.split(x, 20)]
+    )
+    prior: Tensor = dist.Normal(level, spread).log_prob(x).sum(-1)
+    return x, (prior - 0.5 * fit - law.log_prob(x)).softmax(0)
+
+
+def calibrate(start: Tensor, y: Tensor, truth: dict[str, Tensor], draws: int = 300) -> None:
+    """Prints how often exact intervals of 90% hold the truth, and whether its ranks are uniform,
+    as those of a right posterior are."""
+    exact = torch.stack([truth[name].log() for name in PRIORS], -1)
+    below = []
+    for i in range(0, len(start), 50):
+        x, weights = importance(start[i : i + 50], y[i : i + 50], draws)
+        below.append(((x < exact[i : i + 50]) * weights[..., None]).sum(0))
+    level = torch.cat(below)
+    ranks = Calibration((20 * level).long().clamp(0, 19), 19)
+    held = ((level > 0.05) & (level < 0.95)).double().mean(0).tolist()
+    for name, share, p in zip(PRIORS, held, ranks.pvalues(10).tolist(), strict=True):
+        print(f"{name}: {share:.1%} of {len(start)} within the exact interval, p = {p:.2f}")
+
+
 def infer_start(parameters: dict[str, Tensor], y: Tensor, members: int = 16) -> Tensor:
     """Samples initial states of flows with known parameters, with shape (members, flows, n, n)."""
     prior = GaussianDenoiser(torch.zeros(N, N), climate(), VESchedule(1e-2, 1e2))
@@ -175,6 +225,7 @@ def main(
     picture: Annotated[Path, typer.Argument(help="The image to write.")],
     flows: Annotated[int, typer.Option(help="The number of flows.")] = 6,
     seed: Annotated[int, typer.Option(help="The seed.")] = 0,
+    exact: Annotated[bool, typer.Option(help="Importance sampling, without pictures.")] = False,
 ) -> None:
     """Draws flows and their observations, infers what drove them, and counts what is covered."""
     torch.set_default_dtype(torch.float64)
@@ -185,13 +236,20 @@ def main(
         name: site["value"] for name, site in trace.nodes.items() if site["type"] == "sample"
     }
     y, truth = sites["y"], {name: sites[name] for name in PRIORS}
+    if exact:
+        calibrate(start, y, truth)
+        return
     found = infer(start, y, progress=True)
-    for name, n in covered(truth, found).items():
+    x, weights = importance(start, y, 500)
+    for i, (name, n) in enumerate(covered(truth, found).items()):
+        lower, upper = interval(found[name]).log()
+        mass = (((lower < x[..., i]) & (x[..., i] < upper)) * weights).sum(0).mean()
         chains = found[name].log()
         drift = split_gelman_rubin(chains, sample_dim=1, chain_dim=0).max()
         print(
-            f"{name}: {n} of {flows} flows within the interval of 90%; R-hat at most {drift:.2f}, "
-            f"at least {effective(chains).min():.0f} effective draws"
+            f"{name}: {n} of {flows} flows within the interval of 90%, which holds {mass:.1%} of "
+            f"the exact posterior; R-hat at most {drift:.2f}, at least "
+            f"{effective(chains).min():.0f} effective draws"
         )
     members = infer_start(truth, y)
     error, spread = (members.mean(0) - start).square().mean(), members.var(0).mean()

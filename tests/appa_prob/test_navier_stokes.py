@@ -13,14 +13,13 @@ from types import ModuleType
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from appa_prob.kolmogorov import KolmogorovFlow
-from appa_prob.operators import Coarsen, Jacobian
+from appa_prob.operators import Coarsen
 from appa_prob.samplers.testing import sbc
 from appa_prob.simulator import StepSimulator
 
@@ -59,36 +58,6 @@ def small(example: ModuleType) -> ModuleType:
     return example
 
 
-def posterior(
-    module: ModuleType, start: Tensor, y: Tensor, draws: int, noise: float
-) -> tuple[Tensor, Tensor]:
-    """Weighted draws of the logarithms of parameters, with shapes (draws, flows, 3) and (draws,
-    flows): importance sampling from a law of Student at the mode, which Gauss and Newton find."""
-    level, spread = (
-        torch.tensor(numbers) for numbers in zip(*module.PRIORS.values(), strict=True)
-    )
-
-    def seen(z: Tensor) -> Tensor:
-        parameters = dict(zip(module.PRIORS, z.exp().unbind(-1), strict=True))
-        field: Tensor = module.likelihood(parameters).map(start.expand(*z.shape[:-1], -1, -1))
-        return field.flatten(z.ndim - 1)
-
-    z, data = level.expand(len(start), 3), y.flatten(1)
-    for _ in range(8):
-        jacobian = Jacobian(seen, z, (3,))
-        J = jacobian.to_dense()
-        precision = J.mT @ J / noise**2 + torch.diag(spread**-2)
-        misfit = (J.mT @ (data - jacobian.value)[..., None])[..., 0] / noise**2
-        score = misfit + (level - z) / spread**2
-        z = z + torch.linalg.solve(precision, score[..., None])[..., 0].clamp(-0.3, 0.3)
-    root = torch.linalg.cholesky(1.5 * torch.linalg.inv(precision))
-    law = dist.MultivariateStudentT(6.0, z, root)
-    x: Tensor = law.sample((draws,))
-    density = -0.5 * ((seen(x) - data) / noise).square().sum(-1)
-    prior: Tensor = dist.Normal(level, spread).log_prob(x).sum(-1)
-    return x, (density + prior - law.log_prob(x)).softmax(0)
-
-
 def test_the_posterior_of_the_parameters_is_calibrated(small: ModuleType) -> None:
     """Ranks of the truth among 19 draws from each of 120 posteriors are uniform: intervals from
     the 2nd to the 18th hold 90%. A right program fails once in 10^4 seeds, at p < 10^-4 of a
@@ -110,10 +79,11 @@ def test_the_posterior_of_the_parameters_is_calibrated(small: ModuleType) -> Non
             return y
 
         def draw(y: Tensor, draws: int, g: torch.Generator) -> Tensor:
-            z, weights = posterior(small, start, y, 200, noise)
+            z, weights = small.importance(start, y, 200, noise)
             assert float((1 / weights.square().sum(0)).median()) > 100
             index = torch.multinomial(weights.mT, draws, replacement=True).mT
-            return z.gather(0, index[..., None].expand(draws, trials, 3))
+            drawn: Tensor = z.gather(0, index[..., None].expand(draws, trials, 3))
+            return drawn
 
         return sbc(prior, observe, draw, trials=trials, draws=19).pvalue(bins=5)
 
@@ -128,7 +98,7 @@ def test_nuts_agrees_with_importance_sampling(small: ModuleType) -> None:
     start, y, truth = problem(small, 8)
     found = small.infer(start, y, steps=60, warmup=25, samples=50)
     assert {name: v.shape for name, v in found.items()} == dict.fromkeys(truth, (2, 50, 8))
-    z, weights = posterior(small, start, y, 1000, small.NOISE)
+    z, weights = small.importance(start, y, 1000)
     weights = weights[..., None]
     mean = (weights * z).sum(0)
     spread = (weights * (z - mean).square()).sum(0).sqrt()
