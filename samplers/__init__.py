@@ -14,7 +14,7 @@ A map of what is here:
   :class:`ClassifierFree`;
 - *priors from priors*: :class:`WindowedDenoiser` and :class:`ShardedWindows` (pieces by
   :func:`window_pieces`), :class:`Product`, :class:`Tempered`, :class:`Switched`,
-  :class:`JointDenoiser`, :class:`CopiedDenoiser`;
+  :class:`JointDenoiser`, :class:`CopiedDenoiser`, :class:`DenseCovariance`;
 - *schedules* (each a :class:`Schedule`): :class:`VESchedule`, :class:`VPSchedule`,
   :class:`LinearVPSchedule`, :class:`RectifiedSchedule`, :class:`EDMSchedule`,
   :class:`LogLogitSchedule`, :class:`RationalSchedule`, :class:`FunctionSchedule`,
@@ -34,10 +34,10 @@ A map of what is here:
   :class:`Particles`), :class:`MGDM`, :class:`DCPS`, :class:`DAPS`, :class:`DDRM`,
   :class:`RePaint`; and :func:`sample`, which chooses (gives :class:`Samples`);
 - *integrators* (each an :class:`Integrator`, which goes on from a :class:`State`): :class:`Euler`,
-  :class:`Heun`, :class:`DDIM`, :class:`DDPM`, :class:`EulerMaruyama`, :class:`StochasticHeun`,
-  :class:`DPMSolver`, :class:`DPMSolverSDE`, :class:`AdamsBashforth`, :class:`LinearMultistep`,
-  :class:`PredictorCorrector`, :class:`RewindDDIM`, :class:`AdaptiveODE`; densities by
-  :func:`flow_log_prob`.
+  :class:`Heun`, :class:`DDIM`, :class:`DDPM`, :class:`Ancestral`, :class:`EulerMaruyama`,
+  :class:`StochasticHeun`, :class:`DPMSolver`, :class:`DPMSolverSDE`, :class:`AdamsBashforth`,
+  :class:`LinearMultistep`, :class:`PredictorCorrector`, :class:`RewindDDIM`,
+  :class:`AdaptiveODE`; densities by :func:`flow_log_prob`.
 
 Exact laws and calibration of samplers are in :mod:`appa_prob.samplers.testing`.
 
