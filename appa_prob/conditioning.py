@@ -133,38 +133,38 @@ def sample_program(
         raise ValueError(
             f"expected at least one sample at a time, got {num_samples} in batches of {batch_size}"
         )
+    while True:  # again, if a program is not as linear as it seemed
+        denoiser, sampler = _method(program, guidance, integrator)
+        batches = []
+        for start in range(0, num_samples, batch_size):
+            shape = (min(batch_size, num_samples - start),)
+            noise = sampler.noise(
+                denoiser, shape, generator=generator, dtype=program.dtype, device=program.device
+            )
+            batches.append(sampler(denoiser, noise, generator=generator, progress=progress))
+        x = torch.cat(batches)
+        if program.likelihood.holds(x):
+            return program.samples(x)
+
+
+def _method(
+    program: Program,
+    guidance: Callable[[Denoiser, Likelihood], Denoiser] | None,
+    integrator: Integrator | Callable[[Likelihood], Integrator] | None,
+) -> tuple[Denoiser, Integrator]:
+    """What is sampled, and what samples it."""
     sampler = program.integrator if integrator is None else integrator
     if integrator is None and guidance is None and not program.likelihood.gaussian:
         sampler = partial(_annealing, program.prior.schedule)
     if isinstance(sampler, Integrator):
         guide = _guidance if guidance is None else guidance
-        denoiser = guide(program.prior, program.likelihood)
-    elif guidance is None:
-        denoiser, sampler = program.prior, sampler(program.likelihood)
-    else:
-        raise ValueError(
-            "expected guidance or an integrator made of the likelihood, got both; let the "
-            "integrator guide by itself, as TDS(steps, likelihood=y, guidance=...)"
-        )
-    batches = []
-    for start in range(0, num_samples, batch_size):
-        shape = (min(batch_size, num_samples - start),)
-        noise = sampler.noise(
-            denoiser, shape, generator=generator, dtype=program.dtype, device=program.device
-        )
-        batches.append(sampler(denoiser, noise, generator=generator, progress=progress))
-    x = torch.cat(batches)
-    if not program.likelihood.holds(x):
-        return sample_program(
-            program,
-            num_samples,
-            guidance=guidance,
-            integrator=integrator,
-            batch_size=batch_size,
-            generator=generator,
-            progress=progress,
-        )
-    return program.samples(x)
+        return guide(program.prior, program.likelihood), sampler
+    if guidance is None:
+        return program.prior, sampler(program.likelihood)
+    raise ValueError(
+        "expected guidance or an integrator made of the likelihood, got both; let the "
+        "integrator guide by itself, as TDS(steps, likelihood=y, guidance=...)"
+    )
 
 
 def _annealing(schedule: Schedule, likelihood: Likelihood) -> Integrator:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .ancestral import Transition
+from .ancestral import Ancestral, Transition
 from .denoiser import Denoiser
 from .integrator import Generators, drawing
 from .times import ratio_times
@@ -75,12 +75,9 @@ def placed_times(
             f"expected at least 2 steps and 1 trajectory, got {steps} and {particles}"
         )
     schedule, draw = denoiser.schedule, drawing(generator)
-    times = torch.tensor(ratio_times(schedule, pilot), dtype=torch.float64)
-    if device is None and isinstance(generator, torch.Generator):
-        device = generator.device
-    x = torch.empty((particles, *denoiser.event_shape), dtype=dtype, device=device)
-    alpha, sigma = schedule(times[0])
-    x = float(torch.hypot(alpha, sigma)) * draw(x)
+    sampler = Ancestral(ratio_times(schedule, pilot))
+    times = torch.tensor(sampler.times, dtype=torch.float64)
+    x = sampler.noise(denoiser, (particles,), generator=generator, dtype=dtype, device=device)
     errors, before = [], None
     with torch.no_grad():
         for t, s in pairwise(times):
