@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .observe import Observations
+    from .observer import Observer
 
 __all__ = ["EofConfig", "OptimalInterpolation", "climatology", "shipped_eofs", "train_eofs"]
 
@@ -115,7 +116,7 @@ class OptimalInterpolation:
         self,
         appa: Appa,
         covariance: Operator,
-        observations: Observations,
+        observations: Observations | Observer,
         times: NDArray[np.datetime64],
         states: Sequence[int] | None = None,
     ) -> None:

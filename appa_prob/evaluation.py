@@ -25,8 +25,8 @@ from .declaration import parse_networks
 from .errors import UserError, unknown
 from .files import replacing
 from .grid import Grid
-from .observe import observe_truth
-from .quality import Control, control
+from .observer import Observer
+from .quality import Control
 from .ranks import rank_histogram
 from .regions import GLOBE, Region
 from .reliability import reliability
@@ -314,11 +314,11 @@ def _interpolation(
     times = states.times
     networks = parse_networks({"networks": config["networks"]}, Path())
     seed = int(attributes["seed"])
-    observations = observe_truth(appa, networks, states, times, seed, missing)
     quality = config.get("quality_control")
-    if quality is not None and "cycles" not in config:  # filters compared with their own forecasts
-        own = TypeAdapter(Control).validate_python(quality)
-        observations = control(appa, observations, times, own)
+    if "cycles" in config:  # filters compared with their own forecasts
+        quality = None
+    own = None if quality is None else TypeAdapter(Control).validate_python(quality)
+    observations = Observer(appa, networks, states, times, seed, missing, quality=own)
     found = OptimalInterpolation(
         appa, shipped_eofs(appa, eofs), observations, times, chosen(run, every)
     )

@@ -23,6 +23,7 @@ from pydantic import (
 from torch import Tensor
 
 from .appa import Appa
+from .blocks import BlocksConfig
 from .dataset import Source
 from .declaration import parse_networks
 from .errors import UserError
@@ -30,10 +31,11 @@ from .figure import draw_reanalysis
 from .files import refuse_existing
 from .mesh import Mesh, ParallelConfig
 from .network import Network
-from .observe import Observations, observe_truth
+from .observer import Observer
 from .parallel import own_device, rank
-from .quality import Control, control
-from .reanalysis import SamplerConfig, sample_batches
+from .quality import Control
+from .reanalysis import SamplerConfig
+from .reanalysis_blocks import Blocks
 from .report import Report, report_scores
 from .run import describe_run
 from .stream import StateStore
@@ -107,6 +109,7 @@ class ReanalysisConfig(BaseModel):
             `{limit: 5, background: runs/forecast.zarr}` for another background; those that are
             more are left out and counted. None are by default.
         sampler: How to sample.
+        blocks: The blocks that a long trajectory is sampled in; null for as a whole.
         parallel: How ranks share the work.
         baselines: The climatology and optimal interpolation in the table of scores; null for
             none.
@@ -124,6 +127,7 @@ class ReanalysisConfig(BaseModel):
     missing: Missing = "refuse"
     quality_control: Control | None = None
     sampler: SamplerConfig = SamplerConfig()
+    blocks: BlocksConfig | None = BlocksConfig()
     parallel: ParallelConfig = ParallelConfig()
     baselines: BaselineConfig | None = BaselineConfig()
     figure: FigureConfig | None = None
@@ -153,8 +157,9 @@ def run_reanalysis(
     r"""Draws observations from a dataset, or reads them, samples a reanalysis, scores it, and
     writes all that.
 
-    Members are written as they are completed, `sampler.batch` of them at a time, and scored state
-    by state from what was written. A run that was killed goes on with those that are left.
+    States are written as they are completed: a block of them after the other, `sampler.batch`
+    members at a time. They are scored state by state from what was written. A run that was killed
+    goes on with what is left.
 
     Beside the zarr store `output` there will be `output` with suffix `.csv` (the scores, if there
     is a truth) and `.png` (the figure).
@@ -181,34 +186,53 @@ def run_reanalysis(
     mesh = Mesh.of(config.parallel)
     truth, times = open_truth(appa, config.data, config.start, config.states, config.missing)
     view = _View.of(config.figure, appa, times) if config.figure else None
-    observations = observe_truth(appa, config.networks, truth, times, seed, config.missing)
-    if config.quality_control is not None:
-        observations = control(appa, observations, times, config.quality_control)
-    appa.trajectory_denoiser(times)  # which says what is wrong with the times
-    piece = mesh.piece(appa, len(times), config.sampler.stride)
+    observations = Observer(
+        appa,
+        config.networks,
+        truth,
+        times,
+        seed,
+        config.missing,
+        quality=config.quality_control,
+    )
+    task = Blocks(
+        appa,
+        observations,
+        times,
+        members=config.members,
+        sampler=config.sampler,
+        blocks=config.blocks,
+        seed=seed,
+        mesh=mesh,
+    )
+    # Which says what is wrong with the times.
+    appa.trajectory_denoiser(times[: task.spans[0].stop])
     store = StateStore(
         output,
         appa,
         times,
         config.members,
-        parts=(appa.window,),
-        attributes=describe_run("reanalyse", TITLE, config, seed, appa, observations.values)
-        | observations.counts,
+        parts=(appa.window, *[len(span.given) for span in task.spans[:-1]]),
+        attributes=describe_run("reanalyse", TITLE, config, seed, appa)
+        | observations.counts
+        | {"data_digest": observations.digest},
         overwrite=overwrite,
         mesh=mesh,
     )
-    for numbers, states in sample_batches(
-        appa,
-        observations,
-        times,
-        store.left,
-        members=config.members,
-        sampler=config.sampler,
-        seed=seed,
+    for batch in task.batches(
+        done=store.done,
+        left=store.left,
+        memory=store.memory,
+        begun=store.begun,
         progress=progress,
-        mesh=mesh,
     ):
-        store.append_members(numbers, states, piece)
+        store.append_members(
+            batch.numbers,
+            batch.states(),
+            batch.own,
+            len(batch.span.given),
+            batch.memory,
+        )
     appa = appa.to("cpu")  # what is left are small computations, with arrays in main memory
     report = None
     if truth is not None:
@@ -279,15 +303,12 @@ class _View:
         appa: Appa,
         truth: Truth | None,
         times: NDArray[np.datetime64],
-        observations: Observations,
+        observations: Observer,
         path: Path,
     ) -> None:
-        here = (observations.channel == self.channel) & (observations.time == self.state)
-        points = (
-            observations.latitude[here],
-            observations.longitude[here],
-            observations.values.numpy()[here],
-        )
+        own = observations.at(self.state)
+        here = own.channel == self.channel
+        points = (own.latitude[here], own.longitude[here], own.values.numpy()[here])
         now, actual = slice(self.state, self.state + 1), None
         if truth is not None:
             known = appa.dataset(truth[now].unsqueeze(0), times[now])

@@ -13,8 +13,7 @@ their time, so that windows that overlap agree on what they share, and nothing h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,12 +24,12 @@ from torch import Tensor
 
 from .appa import Appa
 from .dataset import Source
-from .errors import NothingObserved, UserError
+from .errors import UserError
 from .experiment import Networks
 from .filter_control import FilterControl
 from .generators import state_generators
 from .mesh import Mesh, ParallelConfig
-from .observe import Observations, observe_truth
+from .observer import Observer
 from .parallel import own_device
 from .reanalysis import SamplerConfig, assimilate, complete
 from .rollout import check_known
@@ -116,12 +115,12 @@ def run_filter(
     check_overlap(appa, states, config.overlap, config.every)
     length = states + (config.cycles - 1) * config.every
     truth, times = open_truth(appa, config.data, config.start, length, config.missing)
-    observe = partial(observe_truth, appa, config.networks, truth, times, seed, config.missing)
-    first = observe(range(states))
+    observations = Observer(appa, config.networks, truth, times, seed, config.missing)
+    first = observations.within(0, states, required=True)
     appa.trajectory_denoiser(times[:states])  # which says what is wrong with the times
     return draw_run(
         lambda done, memory: filter_cycles(
-            appa, observe, times, config, seed=seed, first=done, memory=memory, mesh=mesh
+            appa, observations, times, config, seed=seed, first=done, memory=memory, mesh=mesh
         ),
         appa,
         times[states - 1 :: config.every],
@@ -140,7 +139,7 @@ def run_filter(
 
 def filter_cycles(
     appa: Appa,
-    observe: Callable[[range], Observations],
+    observations: Observer,
     times: NDArray[np.datetime64],
     config: FilterConfig,
     *,
@@ -153,8 +152,7 @@ def filter_cycles(
 
     Arguments:
         appa: The model.
-        observe: Gives the observations of some states, those of a window, as of a trajectory of
-            these states.
+        observations: Gives the observations of a window, which may be none.
         times: The times.
         config: The cycles.
         seed: What all that is random depends on.
@@ -176,7 +174,7 @@ def filter_cycles(
         window, now = times[start : start + states], times[start + states - 1 : start + states]
         generators = state_generators(seed, cycle, mine, piece, appa.error.device)
         past, error = None, 1.0
-        seen = _observed(observe, appa, range(start, start + states))
+        seen = observations.within(start, start + states)
         if quality is not None:
             refused, doubts = quality(cycle, seen, memory)
             seen = seen.select(~refused)
@@ -195,7 +193,7 @@ def filter_cycles(
         )
         own, whens = seen.within(piece.start, piece.stop), window[piece.start : piece.stop]
         done = [
-            complete(appa, member, own, whens, g, mesh)
+            complete(appa, member, own, whens, g, mesh)[0]
             for member, g in zip(z, generators, strict=True)
         ]
         new = torch.stack([appa.statistics.restore(x[-1:], now) for x in done])
@@ -205,16 +203,6 @@ def filter_cycles(
         if quality is not None:
             memory["tail"] = _tail(z, quality.known, piece, states, config.members, mesh)
         yield Part(new if ends else new[:, :0], memory, 1, range(0 if ends else 1, 1))
-
-
-def _observed(observe: Callable[[range], Observations], appa: Appa, window: range) -> Observations:
-    """What is observed in a window, which may be nothing once there was something."""
-    try:
-        return observe(window)
-    except NothingObserved:
-        if window.start == 0:
-            raise
-        return Observations.none((len(window), *appa.autoencoder.state_shape))
 
 
 def _tail(z: Tensor, count: int, piece: range, states: int, members: int, mesh: Mesh) -> Tensor:

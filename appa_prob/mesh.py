@@ -27,7 +27,7 @@ from .parallel import rank, ranks
 if TYPE_CHECKING:
     from .appa import Appa
 
-__all__ = ["Mesh", "ParallelConfig"]
+__all__ = ["Mesh", "ParallelConfig", "clip"]
 
 
 class ParallelConfig(BaseModel):
@@ -208,3 +208,14 @@ class Mesh:
             dist.broadcast_object_list(failed, 0)
         if failed[0] is not None:
             raise UserError(f"the first rank failed: {failed[0]}")
+
+
+def clip(piece: range, start: int, stop: int) -> range:
+    r"""Those states of a piece that lie from one to before another.
+
+    Example:
+        >>> clip(range(4, 8), 6, 12), clip(range(4, 8), 0, 2)
+        (range(6, 8), range(4, 4))
+    """
+    first = min(max(start, piece.start), piece.stop)
+    return range(first, max(min(stop, piece.stop), first))

@@ -140,7 +140,7 @@ def observe(
             f"{count} of {len(joined)} observations are not finite: mend the data, or set "
             "`missing: mask` to leave them out"
         )
-    if not finite.any():
+    if within is None and not finite.any():
         raise UserError("no observation is finite: mend the data")
     kept = joined.select(finite)
     return replace(kept, masked=count)

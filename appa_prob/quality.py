@@ -96,9 +96,8 @@ def control(
             own = observations.at(i)
             moments = member_moments(own.operator(state), len(state))
             doubts[here] = doubtful(own, *moments, quality.limit)
-    count = int(doubts.sum())
-    log_refused(count, len(observations))
-    return replace(observations.select(~doubts), rejected=observations.rejected + count)
+    rejected = observations.rejected + int(doubts.sum())
+    return replace(observations.select(~doubts), rejected=rejected)
 
 
 def doubtful_by_climatology(

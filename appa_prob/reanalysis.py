@@ -5,15 +5,13 @@ r"""Reanalysis: an ensemble of trajectories of the atmosphere, given sparse and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
-from tqdm import tqdm
 
 from appa_prob.operators import CG, Map, Nonlinear
 from appa_prob.operators.rowwise import Rowwise
@@ -26,10 +24,9 @@ from appa_prob.samplers import (
 )
 
 from .errors import UserError
-from .generators import noise_by_state, state_generators
+from .generators import noise_by_state
 from .known_past import know_past
-from .mesh import Mesh, ParallelConfig
-from .parallel import rank
+from .mesh import Mesh
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,8 +40,6 @@ __all__ = [
     "complete",
     "guide",
     "noise_times",
-    "reanalyse",
-    "sample_batches",
 ]
 
 
@@ -88,118 +83,6 @@ class SamplerConfig(BaseModel):
                 f"{self.sigma_min:g}"
             )
         return self
-
-
-def reanalyse(
-    appa: Appa,
-    observations: Observations,
-    times: NDArray[np.datetime64],
-    *,
-    members: int = 16,
-    sampler: SamplerConfig | None = None,
-    seed: int = 0,
-    progress: bool = False,
-    parallel: ParallelConfig | None = None,
-) -> Tensor:
-    r"""Samples trajectories given observations, by moment matching posterior sampling through the
-    decoder.
-
-    What a state holds beside its decoded latent is drawn from the errors of the autoencoder,
-    conditioned on the observations as well. If there are several ranks, each samples its part of
-    the members and of their states, and all of them get all.
-
-    Arguments:
-        appa: The model.
-        observations: The observations.
-        times: The times of the states.
-        members: The number of members.
-        sampler: How to sample.
-        seed: What all that is random depends on; a member depends on the seed and its number.
-        progress: Whether to show a progress bar.
-        parallel: How ranks share the work; by default each samples its part of the members.
-
-    Returns:
-        The members in physical units, with shape :math:`(M, L, C, H, W)`.
-
-    Raises:
-        UserError: If the times are too few, or not as far apart as the model was trained on, or if
-            there are fewer members or windows than ranks to share them.
-    """
-    sampler, mesh = sampler or SamplerConfig(), Mesh.of(parallel)
-    mine, piece = mesh.members(members), mesh.piece(appa, len(times), sampler.stride)
-    batches = sample_batches(
-        appa,
-        observations,
-        times,
-        range(members),
-        members=members,
-        sampler=sampler,
-        seed=seed,
-        progress=progress,
-        mesh=mesh,
-    )
-    states = torch.stack([x for _, batch in batches for x in batch])
-    return mesh.assemble(states, (members, len(times)), mine, piece)
-
-
-def sample_batches(
-    appa: Appa,
-    observations: Observations,
-    times: NDArray[np.datetime64],
-    left: Sequence[int],
-    *,
-    members: int,
-    sampler: SamplerConfig,
-    seed: int,
-    progress: bool,
-    mesh: Mesh,
-) -> Iterator[tuple[list[int], Iterator[Tensor]]]:
-    r"""Samples the members that are left of a reanalysis, a batch after the other; all ranks take
-    as many batches, the last of which may be empty.
-
-    Arguments:
-        appa: The model.
-        observations: The observations.
-        times: The times of the states.
-        left: The members that are left, on all ranks.
-        members: The number of all members.
-        sampler: How to sample, with `batch` members at once.
-        seed: What all that is random depends on.
-        progress: Whether to show a progress bar.
-        mesh: Which members and states this rank samples.
-
-    Yields:
-        The numbers of the members of a batch, and these members, one after the other, in physical
-        units: those states that this rank samples, with shape :math:`(L, C, H, W)`.
-    """
-    rows = [replace(mesh, row=row).members(members) for row in range(mesh.rows)]
-    owned = [[member for member in left if member in row] for row in rows]
-    size = sampler.batch or members
-    rounds = max(-(-len(own) // size) for own in owned)
-    mine, piece = owned[mesh.row], mesh.piece(appa, len(times), sampler.stride)
-    seen, now = observations.within(piece.start, piece.stop), times[piece.start : piece.stop]
-    total, hidden = len(mine) * sampler.steps, not progress or rank() > 0
-
-    def completed(z: Tensor, generators: list[list[torch.Generator]]) -> Iterator[Tensor]:
-        for member, own in zip(z, generators, strict=True):
-            yield appa.statistics.restore(complete(appa, member, seen, now, own, mesh), now)
-
-    with tqdm(total=total, disable=hidden, desc="sampling", unit="step") as bar:
-        for first in range(0, rounds * size, size):
-            numbers = mine[first : first + size]
-            generators = state_generators(seed, 0, numbers, piece, appa.error.device)
-            z = torch.zeros(0)
-            if numbers:
-                z = assimilate(
-                    appa,
-                    observations,
-                    times,
-                    generators,
-                    sampler=sampler,
-                    mesh=mesh,
-                    advance=bar.update,
-                )
-            yield numbers, completed(z, generators)
 
 
 def assimilate(
@@ -307,7 +190,12 @@ def complete(
     times: NDArray[np.datetime64],
     generators: Sequence[torch.Generator],
     mesh: Mesh | None = None,
-) -> Tensor:
+    *,
+    before: Tensor | None = None,
+    place: int = 0,
+    at: int | None = None,
+    at_once: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
     r"""A standardised trajectory given its latents and the observations: the decoded one, and what
     the observations say about the error of the autoencoder.
 
@@ -318,11 +206,25 @@ def complete(
         times: The times of the states.
         generators: A source of random numbers for each state.
         mesh: The place of this rank, if these states are its piece of the trajectory.
+        before: As :meth:`ReconstructionError.complete` takes it, like what follows.
+        place: The number of states of the trajectory before these.
+        at: The state whose smooth part of the error is wanted.
+        at_once: The number of states that are decoded at once; all by default.
+
+    Returns:
+        The trajectory, and the smooth part of the error at one state, if it is wanted.
     """
-    x, H = appa.autoencoder.decode(z), observations.standardised_operator(appa.statistics)
+    x = z.new_empty(len(z), *appa.autoencoder.state_shape)
+    for first in range(0, len(z), at_once or len(z)):
+        some = slice(first, first + (at_once or len(z)))
+        x[some] = appa.decode(z[some])
+    H = observations.standardised_operator(appa.statistics)
     y, variance = observations.standardised(appa.statistics, times)
     noise = noise_by_state(observations.time, generators, y)
-    return appa.reconstruction.complete(x, H, y, variance, generators, noise=noise, mesh=mesh)
+    law = appa.reconstruction
+    return law.complete(
+        x, H, y, variance, generators, noise=noise, mesh=mesh, before=before, place=place, at=at
+    )
 
 
 def noise_times(appa: Appa, sampler: SamplerConfig) -> list[float]:

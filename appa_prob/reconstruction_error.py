@@ -134,14 +134,18 @@ class ReconstructionError:
         rest = (1 - self.power.sum(-1)).clamp_min(1e-6)
         return rest[:, None, None].expand(-1, len(self.latitude), self.columns)
 
-    def covariance(self, length: int, mesh: Mesh | None = None) -> Operator:
+    def covariance(
+        self, length: int, mesh: Mesh | None = None, known: int | None = None
+    ) -> RememberedErrors:
         r"""The covariance of :math:`w_{1:L}`, over fields of shape :math:`(L, C, H, W)`.
 
         Arguments:
             length: The number :math:`L` of states, of those that this rank holds.
             mesh: The place of this rank, if several hold pieces of the trajectory.
+            known: If the smooth part before the first state is known, the number of states of the
+                trajectory before the piece of this rank.
         """
-        return RememberedErrors(self.smooth, self.white, self.memory, length, mesh)
+        return RememberedErrors(self.smooth, self.white, self.memory, length, mesh, known)
 
     def sample(
         self,
@@ -151,6 +155,7 @@ class ReconstructionError:
         *,
         mesh: Mesh | None = None,
         first: bool = True,
+        at: int = -1,
     ) -> tuple[Tensor, Tensor]:
         r"""Draws errors, state after state: those of the first states don't depend on how many
         follow.
@@ -162,10 +167,11 @@ class ReconstructionError:
                 :math:`(C, H, W)`; by default it is not known.
             mesh: The place of this rank, if several hold pieces of the trajectory.
             first: Whether this rank holds the first state.
+            at: The state, of those that this rank holds, whose smooth part is returned.
 
         Returns:
             The errors :math:`e \odot w`, with shape :math:`(L, C, H, W)`, and the smooth part of
-            the last :math:`w`.
+            :math:`w` at one state, by default the last; if this rank holds none, of that before.
         """
         S, grain = self.smooth, self.white.sqrt()
         like: Any = {"dtype": grain.dtype, "device": grain.device}
@@ -184,7 +190,9 @@ class ReconstructionError:
             smooth = [x + self.memory ** (k + 1) * left for k, x in enumerate(smooth)]
             last = last + self.memory**length * left
         errors = [self.deviation * (x + grain * e) for x, e in zip(smooth, white, strict=True)]
-        return torch.stack(errors) if errors else grain.new_zeros(0, *grain.shape), last
+        if not errors:
+            return grain.new_zeros(0, *grain.shape), last
+        return torch.stack(errors), smooth[at]
 
     def smooth_part(self, error: Tensor, generator: torch.Generator | None = None) -> Tensor:
         r"""Draws the smooth part of :math:`w` at a state whose error is known.
@@ -209,7 +217,10 @@ class ReconstructionError:
         *,
         noise: Tensor | None = None,
         mesh: Mesh | None = None,
-    ) -> Tensor:
+        before: Tensor | None = None,
+        place: int = 0,
+        at: int | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         r"""Draws a trajectory given the decoded one and observations, :math:`x + e \odot w`, by
         conditioning a draw of the law, as Matheron's rule says.
 
@@ -222,18 +233,32 @@ class ReconstructionError:
             noise: White noise, that of the observations in the draw; by default it is drawn too.
             mesh: The place of this rank, if several hold pieces of the trajectory, and the
                 observations of these.
+            before: The smooth part of :math:`w` at the state before the first, with shape
+                :math:`(C, H, W)`; by default it is not known.
+            place: The number of states of the trajectory before those of this rank.
+            at: The state, of those that this rank holds, whose smooth part is drawn as well.
+
+        Returns:
+            The trajectory, and the smooth part of :math:`w` at that state, if there is one.
         """
         scale = Diagonal(self.deviation.expand_as(x))
         first = mesh is None or mesh.column == 0
-        drawn = x + self.sample(len(x), generator, mesh=mesh, first=first)[0]
+        errors, smooth = self.sample(len(x), generator, before, mesh=mesh, first=first, at=at or 0)
+        drawn = x + errors
         if noise is None:
             source = _each(generator, 1)[0]
             noise = torch.randn(y.shape, generator=source, dtype=y.dtype, device=y.device)
         R = R.expand_as(y)
-        S = InnovationCovariance(H @ scale, self.covariance(len(x), mesh), Diagonal(R))
+        V = self.covariance(len(x), mesh, None if before is None else place)
+        S = InnovationCovariance(H @ scale, V, Diagonal(R))
         solution = CG(rtol=1e-2, max_iterations=100)(S, y - H(drawn) - R.sqrt() * noise)
         assert solution.lifted is not None
-        return drawn + scale(solution.lifted)
+        drawn = drawn + scale(solution.lifted)
+        if at is None:
+            return drawn, None
+        # Of the update of w, what is not white is smooth.
+        white = self.white * self.deviation * H.adjoint(solution.value)[at]
+        return drawn, smooth + solution.lifted[at] - white
 
 
 def _each(generator: Generators | None, length: int) -> Sequence[torch.Generator | None]:

@@ -25,6 +25,9 @@ class RememberedErrors(Operator):
 
     for its piece :math:`[a, b)`, which go from rank to rank.
 
+    If the smooth part is known at the state before the first, this is what is left:
+    :math:`\phi^{|k - l|}` becomes :math:`\phi^{|k - l|} - \phi^{k + l + 2}`.
+
     Arguments:
         smooth: The covariance :math:`S` of a state.
         white: The variance :math:`r`, with the shape of states.
@@ -32,6 +35,8 @@ class RememberedErrors(Operator):
         length: The number of states, of those that this rank holds.
         mesh: The place of this rank, if several hold pieces; all of its row form a product
             together.
+        known: If the smooth part before the first state is known, the number of states of the
+            trajectory before the piece of this rank.
     """
 
     symmetric = True
@@ -43,6 +48,7 @@ class RememberedErrors(Operator):
         memory: float,
         length: int,
         mesh: Mesh | None = None,
+        known: int | None = None,
     ) -> None:
         event = (length, *smooth.in_shape)
         super().__init__(event, event)
@@ -51,24 +57,38 @@ class RememberedErrors(Operator):
         self.total = None if self.mesh is None else summed_over(self.mesh.group)
         place = torch.arange(length, device=white.device)
         self.decay = memory ** (place[:, None] - place).abs().to(white)
+        self.after = memory ** place.to(white)  # of the distance to the first state
+        # What the known state tells of each.
+        self.told = None if known is None else self.after * memory ** (known + 1)
+        if self.told is not None and self.mesh is None:
+            self.decay = self.decay - self.told[:, None] * self.told
 
     def forward(self, x: Tensor) -> Tensor:
-        z = self.smooth.forward(x)
+        z = self.smooth.forward(x) if x.numel() else x  # none is what transforms refuse
         y = torch.einsum("kl,...lcij->...kcij", self.decay, z) + self.white * x
-        if self.mesh is None:
+        if self.mesh is None or self.total is None:
             return y
-        # Powers of the distance to the last state, and to the first, are rows of the matrix.
-        before, after = (torch.einsum("l,...lcij->...cij", self.decay[i], z) for i in (-1, 0))
+        first, last = self.after, self.after.flip(0)
+        before, after = (torch.einsum("l,...lcij->...cij", d, z) for d in (last, first))
         whole = self.memory ** self.in_shape[0]
         a = self.mesh.relay(before, whole).unsqueeze(-4)
         b = self.mesh.relay(after, whole, backwards=True).unsqueeze(-4)
-        first, last = (self.decay[i, :, None, None, None] for i in (0, -1))
-        return y + self.memory * (first * a + last * b)
+        y = y + self.memory * (_column(first) * a + _column(last) * b)
+        if self.told is not None:
+            told = self.total(torch.einsum("l,...lcij->...cij", self.told, z))
+            y = y - _column(self.told) * told.unsqueeze(-4)
+        return y
 
     def adjoint(self, y: Tensor) -> Tensor:
         self._check(y, self.out_shape)
         return self.forward(y)
 
     def _diagonal(self) -> Tensor:
-        state = self.smooth.diagonal() + self.white.flatten()
-        return state.repeat(self.in_shape[0])
+        known = torch.zeros_like(self.after) if self.told is None else self.told.square()
+        smooth = (1 - known).unsqueeze(-1) * self.smooth.diagonal()
+        return (smooth + self.white.flatten()).flatten()
+
+
+def _column(x: Tensor) -> Tensor:
+    """A number for each state."""
+    return x[:, None, None, None]

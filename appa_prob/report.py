@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from .appa import Appa
     from .observe import Observations, Trajectory
+    from .observer import Observer
 
 __all__ = [
     "Report",
@@ -90,7 +91,7 @@ def report_scores(
     dataset: xr.Dataset,
     truth: Trajectory,
     times: NDArray[np.datetime64],
-    observations: Observations,
+    observations: Observations | Observer,
     *,
     baselines: bool = True,
     every: int = 1,
@@ -156,8 +157,7 @@ def report_scores(
         for points in PLACES
     }
     table = pd.concat(tables, names=["points", "method"])
-    left_out = observations.masked, observations.rejected
-    return Report(table, len(chosen), len(observations), *left_out)
+    return Report(table, len(chosen), *observations.counts.values())
 
 
 def average_scores(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

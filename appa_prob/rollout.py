@@ -27,7 +27,7 @@ from appa_prob.samplers import DPMSolverSDE
 from .errors import UserError
 from .generators import state_generators
 from .known_past import know_past
-from .mesh import Mesh
+from .mesh import Mesh, clip
 from .reanalysis import SamplerConfig, noise_times
 
 if TYPE_CHECKING:
@@ -191,7 +191,10 @@ class Rollout:
             ]
         )
         stop = min(self.block, count + self.length - first)
-        new, last = self._own(count, stop), self._own(self.block - self.overlap, self.block)
+        new, last = (
+            clip(self.piece, *part)
+            for part in ((count, stop), (self.block - self.overlap, self.block))
+        )
         at = slice(new.start - self.piece.start, new.stop - self.piece.start)
         own = range(new.start - count, new.stop - count)
         states, error = decode_states(
@@ -211,11 +214,6 @@ class Rollout:
         )
         known = self.mesh.assemble(tail, (self.members, self.overlap), self.mine, shifted)
         return Block(number, first, first + stop - count, own, states, known, error)
-
-    def _own(self, start: int, stop: int) -> range:
-        """Those of some states of a block that this rank draws."""
-        first = min(max(start, self.piece.start), self.piece.stop)
-        return range(first, max(min(stop, self.piece.stop), first))
 
     def _sample(
         self,

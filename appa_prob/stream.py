@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StateStore", "digest"]
 
-STATES, PROGRESS, DRAWN = "states.zarr", "progress.safetensors", "drawn"
+STATES, PROGRESS = "states.zarr", "progress.safetensors"
+DRAWN, BEGUN = "drawn", "begun."
 
 
 class StateStore:
@@ -79,7 +80,7 @@ class StateStore:
         # Ranks that share a trajectory don't share chunks.
         chunk = 1 if self.mesh.windows > 1 else min(gcd(*parts), len(times))
         self.mesh.first(lambda: self._begin(members, chunk))
-        self.memory, found = load_tensors(self.partial / PROGRESS)
+        memory, found = load_tensors(self.partial / PROGRESS)
         if found["attributes"] != json.loads(json.dumps(self.attributes)):
             raise UserError(
                 f"{self.partial} holds another run, that was stopped: go on with its "
@@ -88,7 +89,9 @@ class StateStore:
         done = found["done"]
         assert isinstance(done, int)
         self.done = done
-        self.drawn = self.memory.get(DRAWN, torch.zeros(members, dtype=torch.bool))
+        self.drawn = memory.pop(DRAWN, torch.zeros(members, dtype=torch.bool))
+        self.begun = {k.removeprefix(BEGUN): x for k, x in memory.items() if k.startswith(BEGUN)}
+        self.memory = {k: x for k, x in memory.items() if not k.startswith(BEGUN)}
 
     def _begin(self, members: int, chunk: int) -> None:
         """Makes the store, unless it has been begun."""
@@ -119,17 +122,27 @@ class StateStore:
 
     @property
     def left(self) -> list[int]:
-        r"""The members that :meth:`append_members` has not written yet."""
+        r"""The members of the next states that :meth:`append_members` has not written yet."""
         return (~self.drawn).nonzero().flatten().tolist()
 
-    def append_members(self, numbers: Sequence[int], states: Iterable[Tensor], own: range) -> None:
-        r"""Writes members, all of their states.
+    def append_members(
+        self,
+        numbers: Sequence[int],
+        states: Iterable[Tensor],
+        own: range,
+        length: int,
+        memory: Callable[[], Mapping[str, Tensor]],
+    ) -> None:
+        r"""Writes the next states of some members. Once those of all are written, these are done.
 
         Arguments:
             numbers: The members that this rank has, or has a part of.
             states: The states of each that this rank holds, in physical units, with shape
-                :math:`(L, C, H, W)`.
+                :math:`(n, C, H, W)`.
             own: Which these are.
+            length: The number of next states, on all ranks together.
+            memory: Gives, once the states were taken, what the states after them depend on:
+                tensors with a row for each member, zeros for all but these members of all ranks.
         """
         for number, part in zip(numbers, states, strict=True):
             self._write(part.unsqueeze(0), range(number, number + 1), own)
@@ -137,7 +150,13 @@ class StateStore:
         new = torch.zeros(self.drawn.shape)
         new[list(numbers)] = 1.0
         self.drawn = self.drawn | (sum_over_ranks(new) > 0)
-        self.mesh.first(lambda: self._save(self.partial, 0, {DRAWN: self.drawn}))
+        self.begun = {k: x.cpu() + self.begun.get(k, 0.0) for k, x in memory().items()}
+        if self.drawn.all():
+            self.done, self.memory, self.begun = self.done + length, self.begun, {}
+            self.drawn = torch.zeros_like(self.drawn)
+        begun = {BEGUN + name: tensor for name, tensor in self.begun.items()}
+        kept = {DRAWN: self.drawn, **self.memory, **begun}
+        self.mesh.first(lambda: self._save(self.partial, self.done, kept))
 
     def open(self) -> xr.Dataset:
         r"""Opens what is written so far."""

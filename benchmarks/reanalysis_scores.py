@@ -21,7 +21,7 @@ from appa_prob.cli import read_config
 from appa_prob.dataset import open_dataset, select_period
 from appa_prob.experiment import BaselineConfig, ReanalysisConfig, load_truth
 from appa_prob.observe import observe
-from appa_prob.reanalysis import reanalyse
+from appa_prob.reanalysis_blocks import reanalyse
 from appa_prob.report import Report, average_scores, report_scores
 
 KEYS = ["points", "method", "variable", "level"]

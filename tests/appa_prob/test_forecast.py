@@ -23,7 +23,7 @@ from appa_prob.experiment import ReanalysisConfig, load_truth, run_reanalysis
 from appa_prob.filtering import FilterConfig, check_overlap, run_filter
 from appa_prob.forecast import ForecastConfig, run_forecast
 from appa_prob.observe import observe_truth
-from appa_prob.reanalysis import reanalyse
+from appa_prob.reanalysis_blocks import reanalyse
 from appa_prob.sample import SampleConfig
 from appa_prob.stream import StateStore
 from appa_prob.truth import Truth

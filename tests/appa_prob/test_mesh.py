@@ -41,6 +41,7 @@ TASKS: dict[str, tuple[Any, Any]] = {
     "together": (ForecastConfig, run_forecast),
     "filter": (FilterConfig, run_filter),
     "reanalyse": (ReanalysisConfig, run_reanalysis),
+    "blocks": (ReanalysisConfig, run_reanalysis),
 }
 
 
@@ -71,6 +72,13 @@ def configs(world: Path, tiny_model: Path) -> dict[str, Config]:
         | {"cycles": 3, "every": 3, "states": 6, "overlap": 3, "quality_control": 2.5},
         "reanalyse": observed
         | {"states": 9, "baselines": None, "sampler": shared["sampler"] | {"batch": 1}},
+        "blocks": observed
+        | {
+            "states": 20,
+            "baselines": None,
+            "blocks": {"states": 8, "overlap": 2, "lookahead": 2},
+            "sampler": shared["sampler"] | {"batch": 1},
+        },
     }
 
 
@@ -112,7 +120,13 @@ def errors() -> dict[str, Tensor]:
     before, length = x[0], len(generators)
     first = mesh.column == 0
     drawn, last = law.sample(length, generators, before, mesh=mesh, first=first)
-    return {"product": law.covariance(length, mesh)(x[piece]), "drawn": drawn, "last": last}
+    known = law.covariance(length, mesh, known=piece.start)(x[piece])
+    return {
+        "product": law.covariance(length, mesh)(x[piece]),
+        "known": known,
+        "drawn": drawn,
+        "last": last,
+    }
 
 
 def command(folder: Path, configs: dict[str, Config], *options: str) -> list[str]:
@@ -175,7 +189,7 @@ def test_errors_with_a_memory_are_those_of_the_whole_trajectory(
     expected, _ = load_tensors(results / "one" / "errors-0.safetensors")
     files = sorted((results / several).glob("errors-*"))
     found = [load_tensors(path)[0] for path in files]
-    for name in ("product", "drawn"):
+    for name in ("product", "known", "drawn"):
         whole = torch.cat([part[name] for part in found])
         torch.testing.assert_close(whole, expected[name], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found[-1]["last"], expected["last"], rtol=1e-12, atol=1e-12)

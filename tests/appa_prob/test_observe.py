@@ -1,19 +1,24 @@
 """From networks to operators: the right places, channels, units and noise."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
+from appa_prob.appa import Appa
 from appa_prob.catalogue import Catalogue
 from appa_prob.dataset import open_dataset, read_states
 from appa_prob.declaration import parse_networks
 from appa_prob.errors import NothingObserved, UserError
+from appa_prob.experiment import ReanalysisConfig, load_truth
 from appa_prob.generators import time_generators
 from appa_prob.grid import Grid
-from appa_prob.observe import Observations, observe
+from appa_prob.network import Network
+from appa_prob.observe import Observations, observe, observe_truth
+from appa_prob.observer import Observer
 from appa_prob.statistics import Statistics
 
 NETWORKS = {
@@ -203,3 +208,64 @@ def test_a_part_of_a_trajectory_is_observed_as_it_is_in_the_whole(
     with pytest.raises(NothingObserved, match="none of the times"):
         seen(range(3, 4))
     assert len(whole) > len(seen(range(0, 3)))
+
+
+def test_an_observer_gives_what_all_at_once_would(experiment: dict[str, Any]) -> None:
+    """Some states at a time, in any order, and one after the other."""
+    config = ReanalysisConfig.model_validate(experiment | {"states": 9})
+    appa = Appa.from_pretrained(config.model)
+    truth, times = load_truth(config, appa)
+    whole = observe_truth(appa, config.networks, truth, times, 3)
+    observer = Observer(appa, config.networks, truth, times, 3, at_once=4)
+
+    def same(a: Observations, b: Observations) -> bool:
+        order = [np.lexsort((o.operator.indices[:, 0], o.channel, o.time)) for o in (a, b)]
+        return all(
+            np.array_equal(np.asarray(x)[order[0]], np.asarray(y)[order[1]])
+            for x, y in (
+                (a.values, b.values),
+                (a.errors, b.errors),
+                (a.time, b.time),
+                (a.operator.indices, b.operator.indices),
+                (a.operator.weights, b.operator.weights),
+            )
+        )
+
+    for start, stop in ((0, 9), (5, 9), (2, 3), (0, 4)):
+        assert same(observer.within(start, stop), whole.within(start, stop))
+    for state in (8, 0, 1, 5):
+        assert same(observer.at(state), whole.at(state))
+    assert observer.counts == whole.counts
+    assert observer.digest == Observer(appa, config.networks, truth, times, 3, at_once=4).digest
+    assert observer.digest != Observer(appa, config.networks, truth, times, 4, at_once=4).digest
+
+
+def test_an_observer_tells_of_networks_that_see_nothing(
+    experiment: dict[str, Any], tmp_path: Path
+) -> None:
+    """A window without reports is nothing to worry about; a network without any is."""
+    path, appa = tmp_path / "reports.csv", Appa.from_pretrained(experiment["model"])
+    config = ReanalysisConfig.model_validate(experiment | {"states": 9})
+    times = load_truth(config, appa)[1]
+    place = "12.0,40.0,temperature,0.95,281.0,1.0"
+    rows = [f"{np.datetime_as_string(times[1], unit='m')},{place}"]
+    header = "time,latitude,longitude,variable,level,value,error"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    networks = parse_networks({"networks": [{"network": "reports", "file": str(path)}]}, Path())
+    observer = Observer(appa, networks, None, times, 0, at_once=3)
+    assert observer.counts["observations"] == len(observer.within(0, 3)) == 1
+    assert len(observer.within(3, 6)) == 0
+    with pytest.raises(NothingObserved):
+        observer.within(6, 9, required=True)
+    with pytest.raises(UserError, match="has no reports of anything for the 7 times"):
+        _ = Observer(appa, networks, None, times[2:], 0, at_once=3).counts
+
+    class Blind:
+        label = "blind"
+
+        def locate(self, *arguments: Any) -> None:
+            raise NothingObserved("nothing here")
+
+    both = (*networks, cast(Network, Blind()))
+    with pytest.raises(NothingObserved, match='network "blind" observes nothing'):
+        _ = Observer(appa, both, None, times, 0, at_once=3).counts

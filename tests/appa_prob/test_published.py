@@ -23,7 +23,8 @@ from appa_prob.published_parts import (
     read_published_config,
     read_published_weights,
 )
-from appa_prob.reanalysis import SamplerConfig, reanalyse
+from appa_prob.reanalysis import SamplerConfig
+from appa_prob.reanalysis_blocks import reanalyse
 from appa_prob.station_network import StationNetwork
 from appa_prob.vision_transformer import VisionTransformer
 
