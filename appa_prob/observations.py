@@ -138,15 +138,14 @@ class Observations:
             statistics.
         """
         scale = statistics.scale[torch.as_tensor(self.channel)]
-        climatology = statistics.climatology(times)
-        grid = self.operator.in_shape[-2:]  # that of one mean for all places is a single cell
-        climatology = climatology.expand(*climatology.shape[:-2], *grid)
         H = self.operator.to(scale.device)
-        mean = H(climatology.reshape(H.in_shape))
+        mean = statistics.observed(H, times)
         variance = (self.errors.to(scale) / scale).square()
         if error is not None:
             squares = (error * statistics.scale.reshape(-1, 1, 1)).square()
-            variance = variance + H(squares.expand(H.in_shape)) / scale**2
+            state = H.in_shape[-3:]
+            each = WeightedGather(H.indices % state.numel(), H.weights, state)
+            variance = variance + each(squares.expand(state)) / scale**2
         return (self.values.to(scale) - self.biases.to(scale) - mean) / scale, variance
 
     def standardised_operator(self, statistics: Statistics) -> WeightedGather:

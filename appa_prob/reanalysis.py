@@ -159,23 +159,24 @@ def guide(
     latents = (len(piece), *appa.autoencoder.latent_shape)
     states = (len(piece), *appa.autoencoder.state_shape)
     precision = getattr(torch, sampler.precision) if sampler.precision != "float32" else None
-    decoder: Map = Nonlinear(lambda z: appa.decode(z, precision), latents, states)
-    if sampler.states_at_once is not None:
-        decoder = Rowwise(
-            lambda z: appa.decode(z, precision),
-            len(piece),
-            latents[1:],
-            states[1:],
-            at_once=sampler.states_at_once,
-        )
     prior = appa.trajectory_denoiser(
         times, sampler.stride, precision, mesh.group, sampler.windows_at_once
     )
     seen = observations.within(piece.start, piece.stop)
     y, variance = seen.standardised(appa.statistics, times[piece.start : piece.stop], appa.error)
-    likelihood = GaussianLikelihood(
-        seen.standardised_operator(appa.statistics) @ decoder, y, variance
-    )
+    H = seen.standardised_operator(appa.statistics)
+
+    def decode(z: Tensor) -> Tensor:
+        return appa.decode(z, precision)
+
+    # What is observed of decoded states: of all at once, or of some after others.
+    observed: Map
+    if sampler.states_at_once is None:
+        observed = H @ Nonlinear(decode, latents, states)
+    else:
+        size, some = len(piece), sampler.states_at_once
+        observed = Rowwise(decode, size, latents[1:], states[1:], at_once=some, observed=H)
+    likelihood = GaussianLikelihood(observed, y, variance)
     # The trained denoiser's Jacobian is nearly symmetric: with so few iterations conjugate
     # gradients, which minimise the error rather than the residual, come nearer than GMRES.
     solver = CG(rtol=1e-3, max_iterations=sampler.iterations, on_failure="ignore")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .base import Operator
@@ -38,7 +39,6 @@ class WeightedGather(Operator):
         ValueError: If the shapes differ, or an index lies outside the event.
 
     Example:
-        >>> import torch
         >>> A = WeightedGather(torch.tensor([[0, 1]]), torch.tensor([[0.5, 0.5]]), 3)
         >>> A(torch.tensor([1.0, 3.0, 4.0]))
         tensor([2.])
@@ -73,6 +73,48 @@ class WeightedGather(Operator):
             and self.indices.equal(other.indices)
             and self.weights.equal(other.weights)
         )
+
+
+def by_rows(A: WeightedGather, at_once: int) -> tuple[tuple[Tensor, Tensor, WeightedGather], ...]:
+    r"""Weighted sums of elements of a field as sums over blocks of its rows, the slices along its
+    first axis.
+
+    .. math:: A x = \sum_b E_b A_b x_b
+
+    Rows that have no weight lie in no block. A sum over elements of several blocks has a part in
+    each.
+
+    Arguments:
+        A: The operator :math:`A`.
+        at_once: The number of rows of a block.
+
+    Returns:
+        For each block the numbers of its rows, those of its sums among all :math:`n`, where
+        :math:`E_b` adds them, and :math:`A_b`.
+
+    Example:
+        >>> A = WeightedGather(torch.tensor([[6], [0], [7]]), torch.ones(3, 1), (4, 2))
+        >>> [(rows, sums, A_b.indices.flatten()) for rows, sums, A_b in by_rows(A, 1)]
+        [(tensor([0]), tensor([1]), tensor([0])), (tensor([3]), tensor([0, 2]), tensor([0, 1]))]
+    """
+    row, (n, k) = A.in_shape[1:].numel(), A.weights.shape
+    i, j = (A.weights != 0).nonzero(as_tuple=True)
+    if not len(i):
+        return ()
+    elements, weights = A.indices[i, j], A.weights[i, j]
+    rows, place = torch.unique(elements // row, return_inverse=True)
+    # Each sum once in each block that it has elements of, block by block.
+    pairs, pair = torch.unique(place // at_once * n + i, return_inverse=True)
+    local = place % at_once * row + elements % row
+    indices = local.new_zeros(len(pairs), k).index_put((pair, j), local)
+    filled = weights.new_zeros(len(pairs), k).index_put((pair, j), weights)
+    counts = torch.bincount(pairs // n).tolist()
+    some = torch.split(rows, at_once)
+    sums, each, w = (torch.split(x, counts) for x in (pairs % n, indices, filled))
+    return tuple(
+        (some[b], sums[b], WeightedGather(each[b], w[b], (len(some[b]), *A.in_shape[1:])))
+        for b in range(len(some))
+    )
 
 
 def by_corner(a: Tensor) -> Tensor:

@@ -71,7 +71,11 @@ def configs(world: Path, tiny_model: Path) -> dict[str, Config]:
         "filter": observed
         | {"cycles": 3, "every": 3, "states": 6, "overlap": 3, "quality_control": 2.5},
         "reanalyse": observed
-        | {"states": 9, "baselines": None, "sampler": shared["sampler"] | {"batch": 1}},
+        | {
+            "states": 9,
+            "baselines": None,
+            "sampler": shared["sampler"] | {"batch": 1, "windows_at_once": 1, "states_at_once": 2},
+        },
         "blocks": observed
         | {
             "states": 20,
