@@ -177,22 +177,21 @@ class ReconstructionError:
         like: Any = {"dtype": grain.dtype, "device": grain.device}
         fresh = (1 - self.memory**2) ** 0.5
         last = before if first else torch.zeros_like(grain)
-        smooth, white = [], []
-        for g in _each(generator, length):
+        smooth = torch.zeros_like(grain) if last is None else last
+        index = at % length if length else -1
+        errors = torch.empty(length, *grain.shape, **like)  # all that is held of all states
+        for k, g in enumerate(_each(generator, length)):
             drawn = S.sample((), g)
             last = drawn if last is None else self.memory * last + fresh * drawn
-            smooth.append(last)
-            white.append(torch.randn(grain.shape, generator=g, **like))
-        if last is None:
-            last = torch.zeros_like(grain)
+            torch.randn(grain.shape, generator=g, out=errors[k])
+            errors[k].mul_(grain).add_(last).mul_(self.deviation)
+            smooth = last if k == index else smooth
         if mesh is not None and mesh.group is not None:
-            left = mesh.relay(last, self.memory**length)
-            smooth = [x + self.memory ** (k + 1) * left for k, x in enumerate(smooth)]
-            last = last + self.memory**length * left
-        errors = [self.deviation * (x + grain * e) for x, e in zip(smooth, white, strict=True)]
-        if not errors:
-            return grain.new_zeros(0, *grain.shape), last
-        return torch.stack(errors), smooth[at]
+            left = mesh.relay(smooth if last is None else last, self.memory**length)
+            for k in range(length):
+                errors[k].addcmul_(self.deviation, left, value=self.memory ** (k + 1))
+            smooth = smooth + self.memory ** (index + 1) * left
+        return errors, smooth
 
     def smooth_part(self, error: Tensor, generator: torch.Generator | None = None) -> Tensor:
         r"""Draws the smooth part of :math:`w` at a state whose error is known.
@@ -244,7 +243,7 @@ class ReconstructionError:
         scale = Diagonal(self.deviation.expand_as(x))
         first = mesh is None or mesh.column == 0
         errors, smooth = self.sample(len(x), generator, before, mesh=mesh, first=first, at=at or 0)
-        drawn = x + errors
+        drawn = errors.add_(x)
         if noise is None:
             source = _each(generator, 1)[0]
             noise = torch.randn(y.shape, generator=source, dtype=y.dtype, device=y.device)
@@ -253,7 +252,7 @@ class ReconstructionError:
         S = InnovationCovariance(H @ scale, V, Diagonal(R))
         solution = CG(rtol=1e-2, max_iterations=100)(S, y - H(drawn) - R.sqrt() * noise)
         assert solution.lifted is not None
-        drawn = drawn + scale(solution.lifted)
+        drawn.addcmul_(self.deviation, solution.lifted)
         if at is None:
             return drawn, None
         # Of the update of w, what is not white is smooth.

@@ -12,6 +12,8 @@ from .mesh import Mesh
 
 __all__ = ["RememberedErrors"]
 
+AT_ONCE = 8  # states
+
 
 class RememberedErrors(Operator):
     r"""The covariance
@@ -64,8 +66,15 @@ class RememberedErrors(Operator):
             self.decay = self.decay - self.told[:, None] * self.told
 
     def forward(self, x: Tensor) -> Tensor:
-        z = self.smooth.forward(x) if x.numel() else x  # none is what transforms refuse
-        y = torch.einsum("kl,...lcij->...kcij", self.decay, z) + self.white * x
+        # Some states at once, since transforms take several times the memory of what they are of.
+        z = torch.cat(
+            [
+                self.smooth.forward(part) if part.numel() else part
+                for part in x.split(AT_ONCE, dim=-4)
+            ],
+            dim=-4,
+        )
+        y = torch.addcmul(torch.einsum("kl,...lcij->...kcij", self.decay, z), self.white, x)
         if self.mesh is None or self.total is None:
             return y
         first, last = self.after, self.after.flip(0)
