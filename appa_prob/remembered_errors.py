@@ -70,7 +70,7 @@ class RememberedErrors(Operator):
         z = torch.cat(
             [
                 self.smooth.forward(part) if part.numel() else part
-                for part in x.split(AT_ONCE, dim=-4)
+                for part in torch.split(x, AT_ONCE, dim=-4)
             ],
             dim=-4,
         )
