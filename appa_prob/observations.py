@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from appa_prob.operators import WeightedGather
+from appa_prob.operators.weighted import some_sums, weighted_sums
 
+from .seasons import seasonal_basis
 from .statistics import Statistics
 
 if TYPE_CHECKING:
@@ -136,16 +138,19 @@ class Observations:
         Returns:
             The values and the variances, both with shape :math:`(n)`, on the device of the
             statistics.
+
+        Raises:
+            ValueError: If there are times of more or fewer states.
         """
         scale = statistics.scale[torch.as_tensor(self.channel)]
         H = self.operator.to(scale.device)
-        mean = statistics.observed(H, times)
+        basis = seasonal_basis(times, statistics.harmonics).to(scale)
+        mean = observed_sums(H, basis, statistics.coefficients)
         variance = (self.errors.to(scale) / scale).square()
         if error is not None:
             squares = (error * statistics.scale.reshape(-1, 1, 1)).square()
-            state = H.in_shape[-3:]
-            each = WeightedGather(H.indices % state.numel(), H.weights, state)
-            variance = variance + each(squares.expand(state)) / scale**2
+            squares = squares.expand(1, *H.in_shape[-3:])
+            variance = variance + observed_sums(H, basis[:, :1], squares) / scale**2
         return (self.values.to(scale) - self.biases.to(scale) - mean) / scale, variance
 
     def standardised_operator(self, statistics: Statistics) -> WeightedGather:
@@ -162,8 +167,9 @@ class Observations:
         if H.device != statistics.scale.device:
             H = H.to(statistics.scale.device)
         scale = statistics.scale.to(H.weights)
-        channels = H.indices // H.in_shape[-2:].numel() % H.in_shape[-3]
-        ratio = scale[channels] / scale[torch.as_tensor(self.channel)].unsqueeze(-1)
+        points, channels = H.in_shape[-2:].numel(), H.in_shape[-3]
+        parts = [scale[indices // points % channels] for indices, _ in some_sums(H)]
+        ratio = torch.cat(parts) / scale[torch.as_tensor(self.channel)].unsqueeze(-1)
         if bool((ratio == 1).all()):
             return H
         return WeightedGather(H.indices, H.weights * ratio, H.in_shape)
@@ -175,3 +181,42 @@ class Observations:
         seen = torch.zeros(self.operator.in_shape, dtype=torch.bool)
         seen.view(-1)[self.operator.indices[self.operator.weights > 0]] = True
         return seen.numpy()
+
+
+def observed_sums(H: WeightedGather, factors: Tensor, fields: Tensor) -> Tensor:
+    r"""What is observed of states that are sums of a few fields, without these states.
+
+    .. math:: (H x)_i = \sum_j w_{ij} \sum_k b_{l(i, j) k} \, m_{k, c(i, j)} \qquad
+        x_l = \sum_k b_{lk} \, m_k
+
+    Arguments:
+        H: The operator :math:`H`, from trajectories of shape :math:`(L, C, H, W)`, or from one
+            state of shape :math:`(C, H, W)`, to :math:`(n)`.
+        factors: The factors :math:`b`, with shape :math:`(L, K)`.
+        fields: The fields :math:`m`, with shape :math:`(K, C, H, W)`; or with shape
+            :math:`(K, C, 1, 1)`, if they are the same everywhere.
+
+    Raises:
+        ValueError: If there are factors for another number of states.
+
+    Example:
+        >>> H = WeightedGather(torch.tensor([[7], [1]]), torch.ones(2, 1), (3, 1, 1, 3))
+        >>> fields = torch.arange(3.0).reshape(1, 1, 1, 3)
+        >>> observed_sums(H, torch.tensor([[1.0], [2.0], [3.0]]), fields)
+        tensor([3., 1.])
+    """
+    size = H.in_shape[-3:].numel()
+    if len(factors) != H.in_shape.numel() // size:
+        raise ValueError(
+            f"expected a time for each state of {tuple(H.in_shape)}, got {len(factors)} times"
+        )
+    alike = size // fields[0].numel()  # points that share one value
+    found = []
+    for indices, weights in some_sums(H):
+        state, place = indices // size, indices % size // alike
+        terms = [
+            weighted_sums(m, place, weights * b[state])
+            for b, m in zip(factors.T, fields.flatten(1), strict=True)
+        ]
+        found.append(torch.stack(terms).sum(0))
+    return torch.cat(found)

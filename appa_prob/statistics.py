@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from appa_prob.operators import WeightedGather
-from appa_prob.operators.weighted import weighted_sums
-
 from .moments import SeasonalMoments
 from .seasons import seasonal_basis
 
@@ -94,35 +91,6 @@ class Statistics(nn.Module):
         basis = seasonal_basis(times, self.harmonics).to(self.coefficients)
         mean: Tensor = torch.tensordot(basis, self.coefficients, dims=1)
         return mean
-
-    def observed(self, H: WeightedGather, times: NDArray[np.datetime64]) -> Tensor:
-        r"""What is observed of the climatology, without the states, of which one is made at most.
-
-        .. math:: (H m)_i = \sum_k \sum_j w_{ij} \, b_k(\tau_{ij}) \, m_{k,ij}
-
-        Arguments:
-            H: The operator :math:`H`, from trajectories of shape :math:`(L, C, H, W)`, or from
-                one state of shape :math:`(C, H, W)`, to :math:`(n)`.
-            times: The times of the states, with shape :math:`(L)`.
-
-        Returns:
-            The values, with shape :math:`(n)`.
-
-        Raises:
-            ValueError: If the times are not those of the states of the operator.
-        """
-        event = H.in_shape[-3:]
-        if len(times) != H.in_shape.numel() // event.numel():
-            raise ValueError(
-                f"expected a time for each state of {tuple(H.in_shape)}, got {len(times)} times"
-            )
-        basis = seasonal_basis(times, self.harmonics).to(self.coefficients)
-        state, cell = H.indices // event.numel(), H.indices % event.numel()
-        found = torch.zeros(H.out_shape).to(self.coefficients)
-        for b, m in zip(basis.T, self.coefficients, strict=True):
-            # A mean for all places alike is a single cell.
-            found += weighted_sums(m.expand(event).flatten(), cell, H.weights * b[state])
-        return found
 
     def standardise(self, x: Tensor, times: NDArray[np.datetime64]) -> Tensor:
         r"""Physical to standardised states, :math:`(*, L, C, H, W)`."""

@@ -2,7 +2,7 @@ r"""Functions of many rows, each for itself, whose Jacobian keeps nothing but th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -117,10 +117,11 @@ class Rowwise(Map):
         """
 
         def observe(x: Tensor, v: Tensor) -> Tensor:
-            parts = [
-                H.forward(_by_row(product, x[:, rows], v[:, rows])) for rows, _, H in self.blocks
-            ]
-            return _assembled(parts, [places for _, places, _ in self.blocks], self.out_shape, v)
+            parts = (
+                (places, H.forward(_by_row(product, x[:, rows], v[:, rows])))
+                for rows, places, H in self.blocks
+            )
+            return _assembled(parts, self.out_shape, v)
 
         return self._some_events(observe, x, v, self.in_shape, self.out_shape)
 
@@ -135,11 +136,11 @@ class Rowwise(Map):
         """
 
         def explain(x: Tensor, u: Tensor) -> Tensor:
-            parts = [
-                _by_row(product, x[:, rows], H.adjoint(u[:, places]))
+            parts = (
+                (rows, _by_row(product, x[:, rows], H.adjoint(u[:, places])))
                 for rows, places, H in self.blocks
-            ]
-            return _assembled(parts, [rows for rows, *_ in self.blocks], self.in_shape, u)
+            )
+            return _assembled(parts, self.in_shape, u)
 
         return self._some_events(explain, x, u, self.out_shape, self.in_shape)
 
@@ -195,11 +196,14 @@ def _by_row(product: Product, x: Tensor, field: Tensor) -> Tensor:
     return found.reshape(*x.shape[:2], *found.shape[1:])
 
 
-def _assembled(parts: list[Tensor], places: list[Places], event: Size, like: Tensor) -> Tensor:
+def _assembled(parts: Iterable[tuple[Places, Tensor]], event: Size, like: Tensor) -> Tensor:
     """The sum of parts of events, each at its places along the first axis."""
-    if not parts:
-        return like.new_zeros(len(like), *event)
-    joined, tensors = torch.cat(parts, 1), [p for p in places if isinstance(p, Tensor)]
-    if not tensors:
-        return joined
-    return joined.new_zeros(len(like), *event).index_add(1, torch.cat(tensors), joined)
+    found: Tensor | None = None
+    for places, part in parts:
+        if found is None:
+            found = part.new_zeros(len(part), *event)
+        if isinstance(places, slice):
+            found[:, places] = part
+        else:
+            found.index_add_(1, places, part)
+    return like.new_zeros(len(like), *event) if found is None else found

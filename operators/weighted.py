@@ -2,7 +2,7 @@ r"""Sparse rows: each output is a weighted sum of a few elements of the field.""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from .shapes import as_size, flatten
 from .transforms import transformed
 
 __all__ = ["WeightedGather"]
+
+SOME = 2**16
 
 
 @register
@@ -97,24 +99,55 @@ def by_rows(A: WeightedGather, at_once: int) -> tuple[tuple[Tensor, Tensor, Weig
         >>> [(rows, sums, A_b.indices.flatten()) for rows, sums, A_b in by_rows(A, 1)]
         [(tensor([0]), tensor([1]), tensor([0])), (tensor([3]), tensor([0, 2]), tensor([0, 1]))]
     """
-    row, (n, k) = A.in_shape[1:].numel(), A.weights.shape
-    i, j = (A.weights != 0).nonzero(as_tuple=True)
-    if not len(i):
+    length, *event = A.in_shape
+    size = torch.Size(event).numel()
+    seen = torch.zeros(length, dtype=torch.bool, device=A.indices.device)
+    for indices, weights in some_sums(A):
+        seen[(indices // size)[weights != 0]] = True
+    rows, number = seen.nonzero()[:, 0], seen.cumsum(0) - 1
+    if not len(rows):
         return ()
-    elements, weights = A.indices[i, j], A.weights[i, j]
-    rows, place = torch.unique(elements // row, return_inverse=True)
-    # Each sum once in each block that it has elements of, block by block.
-    pairs, pair = torch.unique(place // at_once * n + i, return_inverse=True)
-    local = place % at_once * row + elements % row
-    indices = local.new_zeros(len(pairs), k).index_put((pair, j), local)
-    filled = weights.new_zeros(len(pairs), k).index_put((pair, j), weights)
-    counts = torch.bincount(pairs // n).tolist()
+    # Each sum once in each block from the first to the last of those that it has elements of.
+    first, last = _bounds(A, number // at_once, size, len(rows))
+    count = (last - first + 1).clamp_min(0)
+    sums = torch.arange(len(count), device=count.device).repeat_interleave(count)
+    block = first[sums] + torch.arange(len(sums), device=count.device)
+    block -= (count.cumsum(0) - count)[sums]
+    block, order = block.sort(stable=True)
     some = torch.split(rows, at_once)
-    sums, each, w = (torch.split(x, counts) for x in (pairs % n, indices, filled))
-    return tuple(
-        (some[b], sums[b], WeightedGather(each[b], w[b], (len(some[b]), *A.in_shape[1:])))
-        for b in range(len(some))
-    )
+    counts = torch.bincount(block, minlength=len(some)).tolist()
+    parts = []
+    for b, (own, places) in enumerate(zip(some, torch.split(sums[order], counts), strict=True)):
+        indices, weights = A.indices[places], A.weights[places]
+        local = number[indices // size] - b * at_once
+        here = (local >= 0) & (local < at_once) & (weights != 0)
+        local = torch.where(here, local * size + indices % size, 0)
+        part = WeightedGather(local, torch.where(here, weights, 0), (len(own), *event))
+        parts.append((own, places, part))
+    return tuple(parts)
+
+
+def _bounds(A: WeightedGather, block: Tensor, size: int, none: int) -> tuple[Tensor, Tensor]:
+    """The first and the last block that sums have elements of, given those of the rows."""
+    first, last = [], []
+    for indices, weights in some_sums(A):
+        blocks, used = block[indices // size], weights != 0
+        first.append(torch.where(used, blocks, none).amin(1))
+        last.append(torch.where(used, blocks, -1).amax(1))
+    return torch.cat(first), torch.cat(last)
+
+
+def some_sums(A: WeightedGather) -> Iterator[tuple[Tensor, Tensor]]:
+    r"""The indices and the weights of some sums after others, for what is larger than they are to
+    be made of few at once.
+
+    Arguments:
+        A: The operator, of :math:`n` sums of :math:`k` elements.
+
+    Yields:
+        Indices and weights, both with shape :math:`(n', k)`.
+    """
+    yield from zip(torch.split(A.indices, SOME), torch.split(A.weights, SOME), strict=True)
 
 
 def by_corner(a: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from appa_prob.reanalysis import SamplerConfig
 from appa_prob.reanalysis_blocks import reanalyse
 from appa_prob.reconstruction_error import ReconstructionError
 from appa_prob.samplers import GaussianDenoiser, VESchedule
+from appa_prob.statistics import Statistics
 from appa_prob.stream import StateStore
 from appa_prob.trajectory_prior import TrajectoryCovariance
 
@@ -84,11 +85,6 @@ def exact_model() -> Appa:
     grid = Grid(np.array([30.0, -30.0]), np.array([0.0, 90.0, 180.0, 270.0]))
     law = ReconstructionError.independent(torch.full((1, 1, 1), 1e-4), grid)
     shapes = SimpleNamespace(latent_shape=torch.Size(STATE), state_shape=torch.Size(STATE))
-    statistics = SimpleNamespace(
-        scale=torch.ones(1),
-        climatology=lambda times: torch.zeros(len(times), *STATE),
-        restore=lambda x, times: x,
-    )
     return cast(
         Appa,
         SimpleNamespace(
@@ -99,7 +95,7 @@ def exact_model() -> Appa:
             denoiser=SimpleNamespace(prior=denoiser(WINDOW), schedule=SCHEDULE),
             error=law.deviation,
             reconstruction=law,
-            statistics=statistics,
+            statistics=Statistics(torch.zeros(1, *STATE), torch.ones(1)),
         ),
     )
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from appa_prob.appa import Appa
 from appa_prob.declaration import parse_networks
 from appa_prob.observe import Observations, observe_truth
-from appa_prob.operators import CG, Isotropic, WeightedGather
+from appa_prob.operators import CG, Isotropic, WeightedGather, weighted
 from appa_prob.operators.rowwise import Rowwise
 from appa_prob.reanalysis import SamplerConfig, guide
 from appa_prob.rollout import state_times
@@ -166,7 +166,10 @@ def test_all_that_a_step_holds_is_some_states(length: int) -> None:
 
 
 @pytest.mark.parametrize("everywhere", [False, True])
-def test_observations_are_standardised_without_the_states(everywhere: bool) -> None:
+def test_observations_are_standardised_without_the_states(
+    everywhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weighted, "SOME", 16)
     length, event, n = 40, (3, 20, 30), 50
     times = np.datetime64("2003-07-03T00", "ns") + np.arange(length) * np.timedelta64(30, "D")
     places = (1, 1) if everywhere else event[1:]

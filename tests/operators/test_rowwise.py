@@ -1,5 +1,6 @@
 """Functions of rows, some at once, beside the Jacobian of all."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,13 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from appa_prob.operators import Dense, Map, Nonlinear, WeightedGather
+from appa_prob.operators import Dense, Map, Nonlinear, WeightedGather, weighted
 from appa_prob.operators.rowwise import Rowwise
 from appa_prob.operators.weighted import by_rows
 from benchmarks.allocations import memory
 
 W = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double()
 EXACT: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-12}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def some() -> Iterator[None]:
+    """Sums are looked at three at a time, so that there are several parts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weighted, "SOME", 3)
+        yield
 
 
 class Counting:
@@ -134,6 +143,19 @@ def test_gradients_that_are_wanted_are_there() -> None:
         f = Rowwise(Counting(), 5, 3, 4, at_once=2, observed=observed)
         assert torch.autograd.gradcheck(lambda x, f=f: f.linearize(x)[1](v), x)
         assert torch.autograd.gradcheck(f, x)
+
+
+@pytest.mark.parametrize("observed", [True, False])
+def test_transforms_see_through_rows(observed: bool) -> None:
+    indices = torch.tensor([[19, 3], [0, 8]])
+    H = WeightedGather(indices, torch.rand(2, 2).double(), (5, 4)) if observed else None
+    f = Rowwise(Counting(), 5, 3, 4, at_once=2, observed=H)
+    x, v = torch.randn(2, 3, 5, 3).double()
+    torch.testing.assert_close(torch.func.vmap(f)(x), f(x), **EXACT)
+    pushed = torch.func.jvp(f, (x,), (v,))[1]
+    torch.testing.assert_close(pushed, f.linearize(x)[1](v), **EXACT)
+    jacobian = torch.func.jacrev(f)(x[0]).flatten(-2)
+    torch.testing.assert_close(jacobian @ v[0].flatten(), pushed[0], **EXACT)
 
 
 def test_functions_and_operators_are_moved_together() -> None:
