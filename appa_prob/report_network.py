@@ -92,12 +92,8 @@ class ReportNetwork(Network):
         """
         chosen = self._chosen(times)
         try:
-            table = self._read(times[chosen])
-            if within is not None:
-                inside = np.isin(chosen[table["state"].to_numpy()], np.asarray(within))
-                table = table.loc[inside].reset_index(drop=True)
-                if table.empty:
-                    raise NothingObserved(f"{self.file} has no reports of these states")
+            asked = None if within is None else np.isin(chosen, np.asarray(within))
+            table = self._read(times[chosen], asked)
             table = self._measure(table, catalogue)
         except UserError as error:
             raise type(error)(f'network "{self.label}": {error}') from None
@@ -142,15 +138,23 @@ class ReportNetwork(Network):
             values,
         )
 
-    def _read(self, times: NDArray[np.datetime64]) -> pd.DataFrame:
-        r"""The reports that count for some times, with the index of the time as `state`."""
-        table = read_reports(self.file, self.stations, self.names)
-        if self.variables:
-            table = table[table["variable"].isin(self.variables)]
+    def _read(
+        self, times: NDArray[np.datetime64], asked: NDArray[np.bool_] | None = None
+    ) -> pd.DataFrame:
+        r"""The reports that count for some times, or for those of them that are asked for, with
+        the index of the time as `state`."""
+        asked = np.ones(len(times), dtype=bool) if asked is None else asked
+        here = np.flatnonzero(asked)
         window = np.timedelta64(round((self.half_window or 0.0) * 60), "s")
-        if len(times):
-            inside = table["time"].between(times[0] - window, times[-1] + window)
-            table = table[inside].reset_index(drop=True)
+        between = None
+        if len(here):  # and what may be nearer to the times beside
+            ends = times[max(here[0] - 1, 0)], times[min(here[-1] + 1, len(times) - 1)]
+            between = (ends[0] - window, ends[1] + window)
+        table = read_reports(self.file, self.stations, self.names, between)
+        if self.variables:
+            table = table[table["variable"].isin(self.variables)].reset_index(drop=True)
+        if len(times) and not asked.all() and (table.empty or not len(here)):
+            raise NothingObserved(f"{self.file} has no reports of these states")
         if table.empty or not len(times):
             raise UserError(
                 f"{self.file} has no reports of {', '.join(self.variables) or 'anything'} for "
@@ -166,7 +170,10 @@ class ReportNetwork(Network):
                 f"{int(off.sum())} of {len(table)} reports are not at times of states, the first "
                 f"at {first}: say how far off they may be, as in `half_window: 30 min`"
             )
-        return table.assign(state=state).loc[~off].reset_index(drop=True)
+        table = table.assign(state=state).loc[~off & asked[state]].reset_index(drop=True)
+        if table.empty and not asked.all():
+            raise NothingObserved(f"{self.file} has no reports of these states")
+        return table
 
     def _measure(self, table: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
         r"""Channels, values and errors in the units of the catalogue.

@@ -14,7 +14,7 @@ from .errors import UserError, unknown
 from .files import replacing
 from .stations import read_stations
 from .stencils import bilinear
-from .tables import check_places, read_table
+from .tables import check_places, read_parts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,9 +31,12 @@ NUMBERS = ("latitude", "longitude", "level", "value", "error")
 
 
 def read_reports(
-    path: str | Path, stations: str | Path | None = None, names: Mapping[str, str] | None = None
+    path: str | Path,
+    stations: str | Path | None = None,
+    names: Mapping[str, str] | None = None,
+    between: tuple[np.datetime64, np.datetime64] | None = None,
 ) -> pd.DataFrame:
-    r"""Reads reports.
+    r"""Reads reports. Files may be larger than memory if few of their reports are wanted.
 
     Arguments:
         path: A CSV file with a header, or a parquet file, with a row for each report and the
@@ -44,6 +47,7 @@ def read_reports(
         stations: The list of stations (:func:`appa_prob.stations.read_stations`), for reports that
             tell their station only.
         names: The names of variables that are called otherwise here, by what they are called here.
+        between: The first and the last time of the reports that are wanted; by default all are.
 
     Returns:
         The reports, in the order of the file, with the columns `time`, `latitude`, `longitude`,
@@ -63,18 +67,36 @@ def read_reports(
         >>> reports[["variable", "value"]].values.tolist()
         [['temperature', 280.5], ['surface_pressure', 1000.0], ['surface_pressure', 1001.0]]
     """
-    table = read_table(path, "reports", TEXTS)
+    known = None if stations is None else read_stations(stations)
+    parts, any_there = list[pd.DataFrame](), False
+    for part in read_parts(path, "reports", TEXTS):
+        table = _reports(part, path, known, stations)
+        any_there = any_there or not table.empty
+        if between is not None:
+            table = table[table["time"].between(*between)]
+        table["variable"] = table["variable"].replace(dict(names or {}))
+        parts.append(table)
+    if not any_there:
+        raise UserError(f"{path} has no reports: expected columns `variable` and `value`")
+    return pd.concat(parts, ignore_index=True)
+
+
+def _reports(
+    table: pd.DataFrame,
+    path: str | Path,
+    known: pd.DataFrame | None,
+    stations: str | Path | None,
+) -> pd.DataFrame:
+    """Some rows of a table as reports."""
     table = table.rename(columns={k: v for k, v in ALIASES.items() if v not in table})
-    if stations is not None and "latitude" not in table:
-        table = _locate(table, path, stations)
+    if known is not None and "latitude" not in table:
+        table = _locate(table, path, known, stations)
     for column in ("time", "latitude", "longitude"):
         if column not in table:
             raise UserError(f"{path}: {unknown('column', column, map(str, table.columns))}")
-    table["row"] = np.arange(len(table)) + 1
+    table["row"] = table.index + 1
     if "variable" not in table or "value" not in table:
         table = _melt(table)
-    if table.empty:
-        raise UserError(f"{path} has no reports: expected columns `variable` and `value`")
     table["time"] = _times(table, path)
     for column in NUMBERS:
         given = table[column] if column in table else np.nan
@@ -82,8 +104,7 @@ def read_reports(
     if "units" not in table:
         table["units"] = ""
     check_places(table, path, "report", "row")
-    table["variable"] = table["variable"].replace(dict(names or {}))
-    return table[["time", *NUMBERS, "variable", "units"]].reset_index(drop=True)
+    return table[["time", *NUMBERS, "variable", "units"]].copy()
 
 
 def write_reports(
@@ -148,14 +169,16 @@ def _check_points(observations: Observations, grid: Grid) -> None:
         )
 
 
-def _locate(table: pd.DataFrame, path: str | Path, stations: str | Path) -> pd.DataFrame:
+def _locate(
+    table: pd.DataFrame, path: str | Path, stations: pd.DataFrame, name_of: str | Path | None
+) -> pd.DataFrame:
     if "station" not in table:
         raise UserError(f"{path}: {unknown('column', 'station', map(str, table.columns))}")
-    known = read_stations(stations).drop_duplicates("id").set_index("id")
+    known = stations.drop_duplicates("id").set_index("id")
     for name in table["station"]:
         if name not in known.index:
             raise UserError(
-                f'{path}: the station "{name}" is not in {stations}: add it there, or give '
+                f'{path}: the station "{name}" is not in {name_of}: add it there, or give '
                 "latitude and longitude"
             )
     return table.assign(
@@ -169,7 +192,8 @@ def _melt(table: pd.DataFrame) -> pd.DataFrame:
     variables = [name for name in table.columns if name not in kept]
     long = table.melt(kept, variables, "variable", "value").sort_values("row", kind="stable")
     long["value"] = pd.to_numeric(long["value"], errors="coerce")
-    return long[long["value"].notna()].reset_index(drop=True)
+    long = long[long["value"].notna()]
+    return long.set_axis(pd.Index(long["row"] - 1))
 
 
 def _times(table: pd.DataFrame, path: str | Path) -> NDArray[np.datetime64]:

@@ -3,8 +3,9 @@
     python benchmarks/streaming_memory.py sample
     python benchmarks/streaming_memory.py filter reanalyse
 
-All are to need the same whatever their length. A reanalysis holds a block of its trajectory, but
-neither the truth nor the states of more than one member. A cycle of a filter has twelve new states.
+All are to need the same whatever their length. A reanalysis holds a block of its trajectory,
+but neither the truth nor the states of more than one member. A cycle of a filter has twelve new
+states.
 """
 
 from __future__ import annotations

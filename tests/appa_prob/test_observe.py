@@ -257,7 +257,7 @@ def test_an_observer_tells_of_networks_that_see_nothing(
     assert len(observer.within(3, 6)) == 0
     with pytest.raises(NothingObserved):
         observer.within(6, 9, required=True)
-    with pytest.raises(UserError, match="has no reports of anything for the 7 times"):
+    with pytest.raises(NothingObserved, match="observes nothing of these states"):
         _ = Observer(appa, networks, None, times[2:], 0, at_once=3).counts
 
     class Blind:

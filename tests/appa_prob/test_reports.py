@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import xarray as xr
 import yaml
 from typer.testing import CliRunner
 
+from appa_prob import reports as reports_module
 from appa_prob.catalogue import Catalogue, Channel
 from appa_prob.cli import app
 from appa_prob.dataset import open_dataset
@@ -27,6 +29,7 @@ from appa_prob.observe import Observations, observe
 from appa_prob.quality import doubtful_by_climatology
 from appa_prob.reports import read_reports, write_reports
 from appa_prob.statistics import Statistics
+from appa_prob.tables import read_parts
 
 CATALOGUE = Catalogue(
     (
@@ -213,6 +216,54 @@ def test_bad_reports_are_refused_with_a_remedy(
     with pytest.raises(UserError, match=message) as caught:
         read(path, **keys)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_files_are_read_part_by_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """As they would be at once, with a column for each variable; and no part larger than asked."""
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    hours = np.arange(24)
+    table = pd.DataFrame(
+        {
+            "time": [f"2003-07-03T{hour:02d}:00" for hour in hours],
+            "lat": hours * 1.0,
+            "lon": 20.0,
+            "temperature": 280.0 + hours,
+            "pressure": np.where(hours % 2, np.nan, 1e5 + hours),
+        }
+    )
+
+    def written(table: pd.DataFrame) -> Path:
+        path = tmp_path / f"reports{suffix}"
+        if suffix == ".parquet":
+            table.to_parquet(path, index=False)
+        else:
+            table.to_csv(path, index=False)
+        return path
+
+    path, names = written(table), {"pressure": "surface_pressure"}
+    whole = read_reports(path, names=names)
+    assert len(whole) == 36 and set(whole["variable"]) == {"temperature", "surface_pressure"}
+    sizes = list[int]()
+
+    def small(path: Path, what: str, texts: Sequence[str]) -> Iterator[pd.DataFrame]:
+        for part in read_parts(path, what, texts, rows=5):
+            sizes.append(len(part))
+            yield part
+
+    monkeypatch.setattr(reports_module, "read_parts", small)
+    pd.testing.assert_frame_equal(read_reports(path, names=names), whole)
+    assert sizes == [5, 5, 5, 5, 4]
+    first, last = np.datetime64("2003-07-03T04:00", "ns"), np.datetime64("2003-07-03T06:00", "ns")
+    some = read_reports(path, names=names, between=(first, last))
+    inside = whole["time"].between(first, last)
+    pd.testing.assert_frame_equal(some, whole[inside].reset_index(drop=True))
+    table.loc[12, "lat"] = 95.0
+    with pytest.raises(UserError, match=r'latitude in degrees.* the first in row 13, "13"'):
+        read_reports(written(table), names=names)
 
 
 def test_stations_that_are_not_in_the_list_are_refused(tmp_path: Path) -> None:
