@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Observations", "compile_footprints", "observe", "observe_truth"]
 
-BLOCK = 64  # states of the truth that are in memory at once
+MEMORY = 2**26  # elements of the truth that are in memory at once, and 64 states at most
 Trajectory: TypeAlias = "Tensor | Truth"
 
 
@@ -149,8 +149,10 @@ def observe(
 def _exact(observations: Observations, truth: Trajectory, states: range) -> Tensor:
     r"""What is observed without errors, a block of states after the other."""
     values = torch.empty_like(observations.values)
-    for start in range(0, len(states), BLOCK):
-        stop = min(start + BLOCK, len(states))
+    state = observations.operator.in_shape[1:].numel()
+    size = min(max(MEMORY // state, 1), 64)
+    for start in range(0, len(states), size):
+        stop = min(start + size, len(states))
         here = (observations.time >= start) & (observations.time < stop)
         block = truth[states.start + start : states.start + stop]
         values[torch.as_tensor(here)] = observations.within(start, stop).operator(block)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Blocks", "reanalyse"]
 
+USUAL = BlocksConfig()
+
 
 def reanalyse(
     appa: Appa,
@@ -35,7 +37,7 @@ def reanalyse(
     *,
     members: int = 16,
     sampler: SamplerConfig | None = None,
-    blocks: BlocksConfig | None = None,
+    blocks: BlocksConfig | None = USUAL,
     seed: int = 0,
     progress: bool = False,
     parallel: ParallelConfig | None = None,
@@ -53,7 +55,7 @@ def reanalyse(
         times: The times of the states.
         members: The number of members.
         sampler: How to sample.
-        blocks: The blocks of a long trajectory; by default it is sampled as a whole.
+        blocks: The blocks that a long trajectory is sampled in; none for as a whole.
         seed: What all that is random depends on; a member depends on the seed and its number.
         progress: Whether to show a progress bar.
         parallel: How ranks share the work; by default each samples its part of the members.

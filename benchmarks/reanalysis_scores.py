@@ -41,6 +41,7 @@ def score_window(config: ReanalysisConfig, appa: Appa, seed: int, baselines: boo
         times,
         members=config.members,
         sampler=config.sampler,
+        blocks=config.blocks,
         seed=seed,
         progress=True,
     )
