@@ -60,7 +60,8 @@ class SamplerConfig(BaseModel):
             by default. With fewer, activations are computed again rather than kept: less memory,
             and up to twice the time of the network.
         states_at_once: The number of states, of all members, that a rank decodes at once when it
-            conditions on observations; likewise.
+            conditions on observations; likewise. What is observed of them is read before the next
+            ones are decoded, and states without observations are not decoded.
     """
 
     model_config = ConfigDict(extra="forbid")
