@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -50,6 +50,8 @@ ALIASES = {
     "isobaricInhPa": "level",
 }
 
+CACHES = ("simplecache::", "filecache::", "blockcache::")  # of fsspec, in front of another URL
+
 
 def _source(value: object) -> object:
     return Path(value) if isinstance(value, str) and "://" not in value else value
@@ -75,7 +77,7 @@ def open_dataset(path: str | Path) -> xr.Dataset:
         raise UserError(f"{path} does not exist: expected a zarr store or a netCDF file")
     try:
         zarr = remote or Path(path).is_dir()
-        dataset = xr.open_zarr(str(path), chunks=None) if zarr else xr.open_dataset(path)
+        dataset = xr.open_zarr(_store(str(path)), chunks=None) if zarr else xr.open_dataset(path)
     except ImportError as error:
         raise UserError(f"{path} needs a package that is not installed: {error}") from None
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -92,6 +94,20 @@ def open_dataset(path: str | Path) -> xr.Dataset:
             f"{', '.join(map(str, dataset.coords))}"
         )
     return dataset
+
+
+def _store(path: str) -> Any:
+    r"""What zarr reads a path or a URL from."""
+    if not path.startswith(CACHES):
+        return path
+    from fsspec.core import url_to_fs
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+    from zarr.storage import FsspecStore
+
+    # A cache tells zarr that it is asynchronous wherever the system behind it is, and then awaits
+    # that in a loop which is not its own ("Timeout context manager should be used inside a task").
+    cache, inside = url_to_fs(path)
+    return FsspecStore(AsyncFileSystemWrapper(cache, asynchronous=True), True, inside)
 
 
 def shipped_sample(path: Path | str) -> Path | str:

@@ -13,6 +13,9 @@ r"""Declarations of observing networks, in YAML.
         half_window: 45 min
         error: {temperature: 1.0 K, specific_humidity: 0.5 g/kg}
 
+Paths are relative to the current folder, as all paths of configurations are; those of
+:func:`read_networks` to its file.
+
 Keys of every network:
 
 - `network`: `stations`, `satellite`, `orbit`, `analysis`, `gridded` or
@@ -34,8 +37,7 @@ Keys of every network:
 
 Of `stations`:
 
-- `file`: A CSV or parquet file of stations (:func:`appa_prob.stations.read_stations`), relative to
-  the YAML file. By default the list that comes with the package. It may say which variables each
+- `file`: A CSV or parquet file of stations (:func:`appa_prob.stations.read_stations`). By default the list that comes with the package. It may say which variables each
   station observes.
 - `highest`: Stations above this height are left out, as are those of unknown height; none is by
   default.
@@ -43,8 +45,7 @@ Of `stations`:
 Of `satellite`:
 
 - `satellites`: The names of the satellites.
-- `file`: Two-line elements (:func:`appa_prob.satellites.read_satellites`), relative to the YAML
-  file. By default those that come with the package.
+- `file`: Two-line elements (:func:`appa_prob.satellites.read_satellites`). By default those that come with the package.
 
 Of `orbit`:
 

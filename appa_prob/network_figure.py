@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,8 @@ def count_observations(footprints: Sequence[Footprints], length: int) -> pd.Data
     """
     errors = [
         [
-            np.median(own[part.seen[:, k]])  # of reports, each of which has its own
+            # Of reports each has its own; what no station observes has none.
+            np.median(own[part.seen[:, k]]) if part.seen[:, k].any() else np.nan
             for k, own in enumerate(np.broadcast_to(part.errors, part.seen.shape).T)
         ]
         for part in footprints
@@ -36,7 +38,7 @@ def count_observations(footprints: Sequence[Footprints], length: int) -> pd.Data
             "network": part.name,
             "variable": channel.variable,
             "level": np.nan if channel.level is None else channel.level,
-            "error": f"{error:g} {channel.units}",
+            "error": "" if np.isnan(error) else f"{error:g} {channel.units}",
             "a time": part.seen[:, k].sum() / length,
         }
         for part, own in zip(footprints, errors, strict=True)
@@ -67,7 +69,9 @@ def draw_networks(
     for i, (axes, part) in enumerate(zip(grid, footprints, strict=False)):
         here = part.time == state
         variables = dict.fromkeys(channel.variable for channel in part.channels)
-        draw_coasts(axes, f"{part.name}: {int(here.sum())} points\n{', '.join(variables)}")
+        listed = fill(", ".join(variables), width=64)
+        draw_coasts(axes, f"{part.name}: {int(here.sum())} points\n{listed}")
+        axes.title.set_fontsize("medium")
         axes.scatter(
             wrap(part.longitude[here]), part.latitude[here], s=5, color=f"C{i}", linewidths=0
         )

@@ -157,6 +157,23 @@ def test_the_command_draws_networks(experiment: dict[str, Any], tmp_path: Path) 
     assert invoke("network", str(config), "--state", "6")[0] == 2
 
 
+def test_variables_that_no_station_observes_are_counted_as_none(
+    experiment: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "two.csv").write_text(
+        "id,latitude,longitude,variables\nA,45,10,temperature\nB,-45,200,temperature\n"
+    )
+    network = {
+        "network": "stations",
+        "file": str(tmp_path / "two.csv"),
+        "variables": ["temperature", "surface_pressure"],
+        "error": {"temperature": "1 K", "surface_pressure": "1 hPa"},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(experiment | {"networks": [network]}))
+    code, text = invoke("network", str(tmp_path / "config.yaml"))
+    assert code == 0 and "2 observations a time" in text
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
