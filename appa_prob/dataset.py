@@ -100,8 +100,10 @@ def _store(path: str) -> Any:
     r"""What zarr reads a path or a URL from."""
     if not path.startswith(CACHES):
         return path
-    from fsspec.core import url_to_fs
-    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+    from fsspec.implementations.asyn_wrapper import (  # type: ignore[import-untyped]
+        AsyncFileSystemWrapper,
+    )
     from zarr.storage import FsspecStore
 
     # A cache tells zarr that it is asynchronous wherever the system behind it is, and then awaits

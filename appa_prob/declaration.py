@@ -37,15 +37,16 @@ Keys of every network:
 
 Of `stations`:
 
-- `file`: A CSV or parquet file of stations (:func:`appa_prob.stations.read_stations`). By default the list that comes with the package. It may say which variables each
-  station observes.
+- `file`: A CSV or parquet file of stations (:func:`appa_prob.stations.read_stations`). By default
+  the list that comes with the package. It may say which variables each station observes.
 - `highest`: Stations above this height are left out, as are those of unknown height; none is by
   default.
 
 Of `satellite`:
 
 - `satellites`: The names of the satellites.
-- `file`: Two-line elements (:func:`appa_prob.satellites.read_satellites`). By default those that come with the package.
+- `file`: Two-line elements (:func:`appa_prob.satellites.read_satellites`). By default
+  those that come with the package.
 
 Of `orbit`:
 

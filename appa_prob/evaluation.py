@@ -2,11 +2,13 @@ r"""Verification of runs and of baselines against one truth.
 
 All methods are scored at the same times. The baselines are the seasonal climatology of the model
 (a Gaussian at each point), persistence of the truth at the start for forecasts, and optimal
-interpolation of the same observations for reanalyses of declared networks.
+interpolation of the same observations for reanalyses of declared networks: `OI`, and `OI of` those
+other runs that observed something else. Baselines have the lead times of all runs.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from tqdm import tqdm
 from .appa import Appa
 from .balance import geostrophic_imbalance, hydrostatic_imbalance
 from .baselines import OptimalInterpolation, climatology, shipped_eofs
+from .collector import Collector
 from .declaration import parse_networks
 from .errors import UserError, unknown
 from .files import replacing
@@ -38,6 +41,7 @@ from .verification import score, score_gaussian_forecast, summarise
 __all__ = ["Evaluation", "evaluate"]
 
 TRUTH = "truth"
+OBSERVED = ("networks", "missing", "quality_control")
 Interpolation = Callable[[int, xr.Dataset], tuple[xr.Dataset, xr.Dataset]]
 
 
@@ -48,9 +52,9 @@ class Evaluation:
     Attributes:
         scores: The scores, with dimensions `method, score, region` and, maybe, `lead_time`,
             `level`.
-        ranks: For each run its rank histogram, with dimension `rank`.
-        reliability: For each run the shares of :func:`~appa_prob.reliability.reliability`, if
-            there is a climatology.
+        ranks: For each run its rank histograms, with dimensions `region` and `rank`.
+        reliability: For each run the shares of :func:`~appa_prob.reliability.reliability`, with a
+            dimension `region`, if there is a climatology.
         spectra: For each run and the truth its mean spectrum, with dimension `degree`.
         balance: For each run and the truth its departures from balance, as far as it has the
             variables: `geostrophic` and `hydrostatic`.
@@ -153,7 +157,7 @@ def evaluate(
         model: The model whose climatology counts, by name or folder; by default that which the
             first run was made with, if its attributes tell. Without, there is no climatology.
         regions: The regions of the scores.
-        variables: The variables; by default all.
+        variables: The variables; by default those that all runs and the truth have.
         every: Every how many times are scored.
         eofs: The EOFs of optimal interpolation; by default those that ship with the package.
         progress: Whether to show a progress bar.
@@ -167,48 +171,38 @@ def evaluate(
     model = model or next(
         (c["model"] for c in (made_with(run.dataset) for run in runs) if "model" in c), None
     )
+    if len({run.leads is None for run in runs}) > 1:
+        raise UserError("expected forecasts, or no forecasts: evaluate each kind by itself")
+    if variables is None:
+        known = [set(run.dataset.data_vars) for run in runs]
+        both = [str(name) for name in truth.data_vars if all(name in x for x in known)]
+        variables = tuple(both) or None
     appa = None if model is None else Appa.from_pretrained(model)
-    collected: dict[str, _Collector] = {}
+    collected: dict[str, Collector] = {}
+    names: dict[str, str] = {}  # of optimal interpolations, by what is observed
     total = sum(len(chosen(run, every)) for run in runs)
     with tqdm(total=total, disable=not progress, desc="evaluation", unit="state") as bar:
         for run in runs:
-            interpolation = None if appa is None else _interpolation(run, truth, appa, eofs, every)
+            found = None if appa is None else _interpolation(run, truth, appa, eofs, every)
+            observed = json.dumps([made_with(run.dataset).get(k) for k in OBSERVED])
+            observed += str(run.dataset.attrs.get("seed"))
+            first = "OI" if not names else f"OI of {run.name}"
+            interpolation = found and (names.setdefault(observed, first), found)
             for state in pair(run, truth, variables, every):
                 _collect(collected, run, state, appa, interpolation, regions)
                 bar.update()
     return _evaluation(collected)
 
 
-class _Collector:
-    r"""The parts of one method, time by time."""
-
-    def __init__(self, members: int | None) -> None:
-        self.members = members
-        self.parts: dict[str, list[xr.Dataset]] = {}
-        self.times: set[np.datetime64] = set()
-
-    def add(self, kind: str, part: xr.Dataset) -> None:
-        self.parts.setdefault(kind, []).append(part)
-
-    def mean(self, kind: str) -> xr.Dataset:
-        parts = self.parts[kind]
-        try:
-            return xr.concat(parts, "time", join="exact").mean("time", skipna=False)
-        except ValueError:
-            raise UserError(
-                "runs of one name differ in lead times or levels: give them different names"
-            ) from None
-
-
 def _collect(
-    collected: dict[str, _Collector],
+    collected: dict[str, Collector],
     run: Run,
     state: State,
     appa: Appa | None,
-    interpolation: Interpolation | None,
+    interpolation: tuple[str, Interpolation] | None,
     regions: Sequence[Region],
 ) -> None:
-    own = collected.setdefault(run.name, _Collector(run.members))
+    own = collected.setdefault(run.name, Collector(run.members))
     if own.members != run.members:
         raise UserError(
             f"runs called {run.name} have {own.members} and {run.members} members: give them "
@@ -220,41 +214,55 @@ def _collect(
     own.add("scores", scores)
     ensemble = state.forecast
     if run.members is not None and run.members > 1:
-        own.add("ranks", rank_histogram(ensemble, state.truth))
+        ranks = [rank_histogram(ensemble, state.truth, region) for region in regions]
+        own.add("ranks", _by_region(ranks, regions))
         if normal is not None:
-            own.add("reliability", reliability(ensemble, state.truth, normal[0] + normal[1]))
+            event = normal[0] + normal[1]
+            shares = [reliability(ensemble, state.truth, event, region) for region in regions]
+            own.add("reliability", _by_region(shares, regions))
     spectrum = power_spectrum(ensemble)
     own.add("spectra", spectrum.mean("member") if run.members is not None else spectrum)
     _add_balance(own, ensemble)
-    _once(collected, TRUTH, state, lambda c: _describe_truth(c, state.truth))
+
+    def shared(name: str) -> tuple[Collector, xr.Dataset | None]:
+        collector = collected.setdefault(name, Collector(None))
+        return collector, collector.new(state)
+
+    collector, truth = shared(TRUTH)
+    if truth is not None:
+        collector.add("spectra", power_spectrum(truth))
+        _add_balance(collector, truth)
     if normal is not None:
-        gaussian = score_gaussian_forecast(*normal, state.truth, regions=regions)
-        _once(collected, "climatology", state, lambda c: c.add("scores", gaussian))
+        collector, truth = shared("climatology")
+        if truth is not None:
+            centre, width = (_at(x, truth) for x in normal)
+            found = score_gaussian_forecast(centre, width, truth, regions=regions)
+            collector.add("scores", found)
     if state.start is not None:
-        kept = score(state.start + 0 * state.truth, state.truth, regions=regions, climatology=mean)
-        _once(collected, "persistence", state, lambda c: c.add("scores", kept))
+        collector, truth = shared("persistence")
+        if truth is not None:
+            kept, usual = state.start + 0 * truth, None if mean is None else _at(mean, truth)
+            collector.add("scores", score(kept, truth, regions=regions, climatology=usual))
     if interpolation is not None:
-        found = interpolation(state.index, state.truth)
-        oi = score_gaussian_forecast(*found, state.truth, regions=regions)
-        _once(collected, "OI", state, lambda c: c.add("scores", oi))
+        name, interpolate = interpolation
+        collector, truth = shared(name)
+        if truth is not None:
+            found = score_gaussian_forecast(
+                *interpolate(state.index, truth), truth, regions=regions
+            )
+            collector.add("scores", found)
 
 
-def _once(
-    collected: dict[str, _Collector], name: str, state: State, add: Callable[[_Collector], None]
-) -> None:
-    r"""Adds a time to a method unless another run of the same times has done so."""
-    collector = collected.setdefault(name, _Collector(None))
-    if state.time not in collector.times:
-        collector.times.add(state.time)
-        add(collector)
+def _at(states: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
+    r"""States at the lead times of a truth."""
+    return states.sel(lead_time=truth["lead_time"]) if "lead_time" in truth.dims else states
 
 
-def _describe_truth(collector: _Collector, truth: xr.Dataset) -> None:
-    collector.add("spectra", power_spectrum(truth))
-    _add_balance(collector, truth)
+def _by_region(parts: Sequence[xr.Dataset], regions: Sequence[Region]) -> xr.Dataset:
+    return xr.concat(parts, dim=xr.Variable("region", [region.name for region in regions]))
 
 
-def _add_balance(collector: _Collector, states: xr.Dataset) -> None:
+def _add_balance(collector: Collector, states: xr.Dataset) -> None:
     found = {}
     for name, measure in (
         ("geostrophic", geostrophic_imbalance),
@@ -332,10 +340,12 @@ def _interpolation(
     return interpolate
 
 
-def _evaluation(collected: dict[str, _Collector]) -> Evaluation:
+def _evaluation(collected: dict[str, Collector]) -> Evaluation:
     def gather(kind: str) -> dict[str, xr.Dataset]:
         return {name: c.mean(kind) for name, c in collected.items() if kind in c.parts}
 
+    # Runs first, then the baselines.
+    collected = dict(sorted(collected.items(), key=lambda item: bool(item[1].seen)))
     scores = {name: summarise(x, collected[name].members) for name, x in gather("scores").items()}
     for found in scores.values():
         found.attrs.clear()

@@ -113,7 +113,7 @@ class _Painter:
     def ranks(self, axes: Axes, variable: str) -> None:
         r"""Frequencies of ranks relative to uniform ones."""
         for name, histograms in self.evaluation.ranks.items():
-            histogram = _flat(histograms[variable], "rank")
+            histogram = _flat(histograms[variable].isel(region=0), "rank")
             size = len(histogram)
             edges = np.linspace(0.0, 1.0, size + 1)
             axes.stairs(size * histogram, edges, color=self.colours[name], label=name, lw=1.5)
@@ -125,7 +125,8 @@ class _Painter:
         r"""Observed frequencies of the event at each forecast probability."""
         for name, shares in self.evaluation.reliability.items():
             cases, events = (
-                _flat(shares[variable].sel(share=x), "probability") for x in ("cases", "events")
+                _flat(shares[variable].isel(region=0).sel(share=x), "probability")
+                for x in ("cases", "events")
             )
             seen = cases > 0
             p = shares["probability"].values

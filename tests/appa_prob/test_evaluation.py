@@ -84,6 +84,45 @@ def test_forecasts_of_one_start_each_are_joined_by_their_name(world: Path, tmp_p
     xr.testing.assert_allclose(found.scores, expected.scores)
 
 
+def test_baselines_have_the_lead_times_of_all_runs(world: Path) -> None:
+    whole = forecasts(world).rename(number="member", prediction_timedelta="lead_time")
+    truth, short = open_dataset(world), whole.isel(lead_time=slice(2), time=slice(2))
+    expected = evaluate([Run("long", whole)], truth)
+    for runs in ([whole, short], [short, whole]):
+        names = ["long", "short"] if runs[0] is whole else ["short", "long"]
+        found = evaluate([Run(n, x) for n, x in zip(names, runs, strict=True)], truth)
+        assert found.scores["method"].values.tolist() == [*names, "persistence"]
+        for name in ("long", "persistence"):
+            own = found.scores.sel({"method": name})
+            xr.testing.assert_allclose(own, expected.scores.sel({"method": name}))
+        xr.testing.assert_allclose(found.spectra["truth"], expected.spectra["truth"])
+        left = found.scores["temperature"].sel({"method": "short", "score": "rmse"})
+        assert bool((left.isnull().sum("lead_time") == 2).all())
+    analysis = whole.isel(lead_time=0, drop=True)
+    with pytest.raises(UserError, match="evaluate each kind by itself"):
+        evaluate([Run("long", whole), Run("analysis", analysis)], truth)
+    few = evaluate([Run("few", short[["temperature"]]), Run("long", whole)], truth)
+    xr.testing.assert_allclose(
+        few.scores.sel({"method": "persistence"}),
+        expected.scores[["temperature"]].sel({"method": "persistence"}),
+    )
+    with pytest.raises(UserError, match="runs differ in levels"):
+        evaluate([Run("low", short.isel(level=[0])), Run("long", whole)], truth)
+
+
+def test_ranks_are_those_of_each_region(world: Path) -> None:
+    run = forecasts(world).rename(number="member", prediction_timedelta="lead_time")
+    south = (run.latitude < 0).astype(float)
+    found = evaluate(
+        [Run("f", run - 10.0 * south)],
+        open_dataset(world),
+        regions=select_regions(["northern-hemisphere", "southern-hemisphere"]),
+    )
+    ranks = found.ranks["f"]["temperature"]
+    np.testing.assert_allclose(ranks.sel(region="northern-hemisphere").isel(rank=0), 1.0)
+    np.testing.assert_allclose(ranks.sel(region="southern-hemisphere").isel(rank=2), 1.0)
+
+
 def test_a_reanalysis_has_the_scores_of_its_own_report(
     world: Path, tiny_model: Path, experiment: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -111,6 +150,17 @@ def test_a_reanalysis_has_the_scores_of_its_own_report(
         for name in ("rmse", "crps", "spread_skill"):
             assert float(scores.sel(score=name)) == pytest.approx(row[name], rel=2e-3)
     assert set(found.reliability) == {"r"} and "acc" in found.scores.score
+    # Of other observations optimal interpolation is another; of the same ones it is the same.
+    same, other = open_run(tmp_path / "r.zarr", "same"), open_run(tmp_path / "r.zarr", "other")
+    other.dataset.attrs["seed"] = 3
+    both = evaluate([open_run(tmp_path / "r.zarr"), same, other], truth, every=3, eofs=eofs)
+    methods = ["r", "same", "other", "climatology", "OI", "OI of other"]
+    assert both.scores["method"].values.tolist() == methods
+    rmse = both.scores["temperature"].sel(score="rmse")
+    first, second = (rmse.sel({"method": name}) for name in ("OI", "OI of other"))
+    alone = found.scores["temperature"].sel({"method": "OI", "score": "rmse"})
+    np.testing.assert_allclose(first, alone)
+    assert not np.allclose(first, second, rtol=1e-3)
 
 
 def test_the_command_writes_tables_and_figures(world: Path, tmp_path: Path) -> None:
