@@ -33,6 +33,11 @@ class Collector:
         r"""Adds a part of some kind."""
         self.parts.setdefault(kind, []).append(part)
 
+    @property
+    def times(self) -> int:
+        r"""The number of times, or starts, that are scored."""
+        return len({time for time, _ in self.seen} or self.parts["scores"])
+
     def mean(self, kind: str) -> xr.Dataset:
         r"""The mean of the parts of some kind over times.
 

@@ -1,9 +1,10 @@
 r"""Verification of runs and of baselines against one truth.
 
-All methods are scored at the same times. The baselines are the seasonal climatology of the model
-(a Gaussian at each point), persistence of the truth at the start for forecasts, and optimal
-interpolation of the same observations for reanalyses of declared networks: `OI`, and `OI of` those
-other runs that observed something else. Baselines have the lead times of all runs.
+Runs are scored at their own times, baselines at the times and lead times of all runs: compare runs
+of the same times. The baselines are the seasonal climatology of the model (a Gaussian at each
+point), persistence of the truth at the start for forecasts, and optimal interpolation of the same
+observations for reanalyses of declared networks: `OI`, and `OI of NAME` for runs that observed
+something else than the first.
 """
 
 from __future__ import annotations
@@ -359,5 +360,5 @@ def _evaluation(collected: dict[str, Collector]) -> Evaluation:
         reliability=gather("reliability"),
         spectra=gather("spectra"),
         balance=gather("balance"),
-        states={name: len(collected[name].parts["scores"]) for name in scores},
+        states={name: collected[name].times for name in scores},
     )

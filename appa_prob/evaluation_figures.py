@@ -57,7 +57,8 @@ def draw_evaluation(
     for name, (panel, variables) in figures.items():
         if variables:
             path = folder / f"{name}.png"
-            _panels(path, variables, panel)
+            everywhere = name == "spectra" or painter.region == "globe"
+            _panels(path, variables, panel, "" if everywhere else painter.region)
             written.append(path)
     return written
 
@@ -69,6 +70,7 @@ class _Painter:
         self.evaluation = evaluation
         scores = evaluation.scores
         self.variables = [str(name) for name in scores.data_vars]
+        self.region = str(scores["region"].values[0])
         self.level: float | None = None
         if "level" in scores.coords:
             levels = scores["level"].values
@@ -90,9 +92,8 @@ class _Painter:
                 self._by_level(axes, scores, variable)
             else:
                 self._bars(axes, scores, variable)
-            label = f"{name.upper()} ({short_units(scores.attrs.get('units', ''))})"
             along = axes.set_xlabel if _is_vertical(scores) else axes.set_ylabel
-            along(label if scores.attrs.get("units") else name.upper())
+            along(name.upper() + _units(scores))
 
         return panel
 
@@ -107,8 +108,12 @@ class _Painter:
             axes.plot(skill, spread, "o", ms=4, color=self.colours[name], label=name)
             highest = max(highest, np.nanmax(skill), np.nanmax(spread))
         axes.plot([0, highest], [0, highest], color="0.6", linewidth=0.8, zorder=0)
-        axes.set(title=variable, xlabel="RMSE of the mean", ylabel="spread")
+        units = _units(scores)
+        axes.set(title=variable, xlabel=f"RMSE of the mean{units}")
+        axes.set_ylabel(r"spread $\sqrt{(M + 1) / M}$" + units)
         axes.set(xlim=(0, 1.05 * highest), ylim=(0, 1.05 * highest), aspect="equal")
+        axes.locator_params(nbins=5)
+        axes.ticklabel_format(scilimits=(-3, 4))
 
     def ranks(self, axes: Axes, variable: str) -> None:
         r"""Frequencies of ranks relative to uniform ones."""
@@ -145,7 +150,9 @@ class _Painter:
             width = 2.0 if name == "truth" else 1.2
             colour = self.colours[name]
             axes.loglog(mean["degree"].values, mean.values, color=colour, label=name, lw=width)
-        axes.set(xlabel="degree of spherical harmonics", ylabel="power")
+        units = short_units(self.evaluation.scores[variable].attrs.get("units", ""))
+        axes.set(xlabel="degree of spherical harmonics")
+        axes.set_ylabel(f"power (({units})²)" if units else "power")
 
     def _at_level(self, axes: Axes, array: xr.DataArray, variable: str) -> xr.DataArray:
         if "level" not in array.dims or self.level is None:
@@ -178,6 +185,11 @@ class _Painter:
         axes.set(title=variable)
 
 
+def _units(scores: xr.DataArray) -> str:
+    units = short_units(scores.attrs.get("units", ""))
+    return f" ({units})" if units else ""
+
+
 def _is_vertical(scores: xr.DataArray) -> bool:
     return "level" in scores.dims and "lead_time" not in scores.dims
 
@@ -187,7 +199,7 @@ def _flat(array: xr.DataArray, dim: str) -> np.ndarray[tuple[int], np.dtype[np.f
     return np.asarray(array.mean([d for d in array.dims if d != dim]).values)
 
 
-def _panels(path: Path, variables: Sequence[str], draw: Panel) -> None:
+def _panels(path: Path, variables: Sequence[str], draw: Panel, title: str) -> None:
     from matplotlib.figure import Figure
 
     columns = min(COLUMNS, len(variables))
@@ -202,5 +214,11 @@ def _panels(path: Path, variables: Sequence[str], draw: Panel) -> None:
     for axes in grid.ravel():
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
-    figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=6)
+    figure.legend(
+        list(entries.values()),
+        list(entries),
+        loc="outside upper center",
+        ncols=6,
+        title=title or None,
+    )
     save_figure(figure, path)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "coastline",
+    "colours",
     "draw_coasts",
     "draw_fields",
     "draw_reanalysis",
@@ -75,8 +76,7 @@ def draw_reanalysis(
     shown = members.isel(member=0) if truth is None else truth
     units = short_units(shown.attrs.get("units", ""))
     mean, spread = members.mean("member"), members.std("member", ddof=1)
-    lower, upper = (float(q) for q in np.nanquantile(shown.values, [0.005, 0.995]))
-    shared = {"vmin": lower, "vmax": upper, "cmap": colormaps["Spectral_r"]}
+    shared = colours(shown.values)
 
     figure = Figure(figsize=(13, 5.6), layout="constrained")
     axes = figure.subplots(2, 3, sharex=True, sharey=True)
@@ -95,7 +95,13 @@ def draw_reanalysis(
     side = _field(axes[1, 2], spread, "spread", {"vmin": 0.0, "cmap": colormaps["magma_r"]})
     name = str(shown.attrs.get("long_name", shown.name))
     figure.colorbar(
-        main, ax=axes[:, :2], label=f"{name} ({units})", location="bottom", shrink=0.6, aspect=40
+        main,
+        ax=axes[:, :2],
+        label=f"{name} ({units})",
+        location="bottom",
+        shrink=0.6,
+        aspect=40,
+        extend="both",
     )
     figure.colorbar(side, ax=axes[:, 2], label=f"spread ({units})", location="bottom", shrink=0.8)
     level = f" at level {float(shown.level):g}" if "level" in shown.coords else ""
@@ -131,8 +137,7 @@ def draw_fields(
     columns = min(3, count)
     rows = -(-count // columns)
     values = np.concatenate([field.values.ravel() for field in fields.values()])
-    lower, upper = (float(q) for q in np.nanquantile(values, [0.005, 0.995]))
-    shared = {"vmin": lower, "vmax": upper, "cmap": colormaps["Spectral_r"]}
+    shared = colours(values)
     figure = Figure(figsize=(4.4 * columns, 2.6 * rows + 1.0), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[count:]:
@@ -140,7 +145,11 @@ def draw_fields(
     for axes, (name, field) in zip(grid, fields.items(), strict=False):
         main = _field(axes, field, name, shared)
     figure.colorbar(
-        main, ax=list(grid[: len(fields)]), label=f"{label} ({short_units(units)})", shrink=0.8
+        main,
+        ax=list(grid[: len(fields)]),
+        label=f"{label} ({short_units(units)})",
+        shrink=0.8,
+        extend="both",
     )
     if spread is not None:
         style = {"vmin": 0.0, "cmap": colormaps["magma_r"]}
@@ -164,6 +173,23 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=110, format=suffix)
 
 
+def colours(values: NDArray[np.floating]) -> dict[str, object]:
+    r"""The limits and the map of colours of a field, which leave out half a percent at both ends.
+
+    Zero is in the middle of those of what has both signs, as winds.
+
+    Arguments:
+        values: The values.
+    """
+    from matplotlib import colormaps
+
+    lower, upper = (float(q) for q in np.nanquantile(values, [0.005, 0.995]))
+    if lower < 0 < upper and min(-lower, upper) > 0.1 * max(-lower, upper):
+        upper = max(-lower, upper)
+        lower = -upper
+    return {"vmin": lower, "vmax": upper, "cmap": colormaps["Spectral_r"]}
+
+
 def _field(axes: Axes, field: xr.DataArray, title: str, style: dict[str, object]) -> QuadMesh:
     field = field.assign_coords(longitude=wrap(field.longitude.values)).sortby("longitude")
     # The map goes round: its first column once more, behind the last.
@@ -180,7 +206,9 @@ def draw_coasts(axes: Axes, title: str) -> None:
     line = coastline()
     axes.plot(line[:, 0], line[:, 1], color="0.15", linewidth=0.6)
     axes.set(title=title, xlim=(-180, 180), ylim=(-90, 90), aspect="equal")
-    axes.set(xticks=[-120, -60, 0, 60, 120], yticks=[-60, -30, 0, 30, 60])
+    axes.set_xticks([-120, -60, 0, 60, 120], ["120°W", "60°W", "0°", "60°E", "120°E"])
+    axes.set_yticks([-60, -30, 0, 30, 60], ["60°S", "30°S", "0°", "30°N", "60°N"])
+    axes.tick_params(labelsize="small")
 
 
 def wrap(longitude: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -3,6 +3,7 @@ r"""Maps of a run: its mean, its spread and its members, beside the truth."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -67,7 +68,10 @@ def plot_run(
         fields[run.name] = field
     name = str(field.attrs.get("long_name", variable))
     place = f" at level {float(field['level']):g}" if "level" in field.coords else ""
-    stamp = str(np.datetime_as_string(when, unit="m")).replace("T", " ")
+    stamp = _minute(when)
+    if one.leads is not None:
+        start = one.dataset["time"].values[0]
+        stamp += f" ({(when - start) / np.timedelta64(1, 'h'):g} hours after {_minute(start)})"
     draw_fields(
         fields,
         path,
@@ -76,6 +80,10 @@ def plot_run(
         units=str(field.attrs.get("units", "")),
         spread=spread,
     )
+
+
+def _minute(time: Any) -> str:
+    return str(np.datetime_as_string(time, unit="m")).replace("T", " ")
 
 
 def _at_time(run: Run, time: str | None) -> xr.Dataset:

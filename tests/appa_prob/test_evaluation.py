@@ -16,6 +16,7 @@ from appa_prob.dataset import open_dataset
 from appa_prob.errors import UserError
 from appa_prob.evaluation import evaluate
 from appa_prob.experiment import ReanalysisConfig, run_reanalysis
+from appa_prob.figure import colours
 from appa_prob.regions import average, select_regions
 from appa_prob.runs import Run, open_run, pair
 from appa_prob.states import Period
@@ -92,6 +93,7 @@ def test_baselines_have_the_lead_times_of_all_runs(world: Path) -> None:
         names = ["long", "short"] if runs[0] is whole else ["short", "long"]
         found = evaluate([Run(n, x) for n, x in zip(names, runs, strict=True)], truth)
         assert found.scores["method"].values.tolist() == [*names, "persistence"]
+        assert found.states == {"long": 3, "short": 2, "persistence": 3}
         for name in ("long", "persistence"):
             own = found.scores.sel({"method": name})
             xr.testing.assert_allclose(own, expected.scores.sel({"method": name}))
@@ -196,6 +198,14 @@ def test_the_command_draws_maps(world: Path, tmp_path: Path) -> None:
         code, text = invoke("plot", str(path), *options, "--overwrite", *extra)
         assert code == 2 and text.startswith("error: ") and text.count("\n") == 1
         assert message in text
+
+
+def test_zero_is_in_the_middle_of_the_colours_of_winds_only() -> None:
+    wind, humidity = np.linspace(-20.0, 60.0, 401), np.linspace(-0.1, 10.0, 401)
+    found = colours(wind)
+    assert found["vmin"] == pytest.approx(-59.6) and found["vmax"] == pytest.approx(59.6)
+    found = colours(humidity)
+    assert found["vmin"] == pytest.approx(-0.0495) and found["vmax"] == pytest.approx(9.9495)
 
 
 def test_the_command_draws_networks(experiment: dict[str, Any], tmp_path: Path) -> None:
