@@ -71,16 +71,16 @@ class Evaluation:
 
     def table(self) -> pd.DataFrame:
         r"""All scores, one a row, with columns for method, region, variable, level and so on."""
-        arrays = []
-        for name, array in self.scores.data_vars.items():
-            table = array.rename("value").to_dataframe().reset_index()
-            arrays.append(table.assign(variable=str(name)))
-        table = pd.concat(arrays, ignore_index=True).dropna(subset="value")
-        if "lead_time" in table:
-            table["lead_time"] = pd.to_timedelta(table["lead_time"]).dt.total_seconds() / 3600.0
-            table = table.rename(columns={"lead_time": "lead_hours"})
-        keys = ["method", "region", "variable", "level", "lead_hours", "score"]
-        return table[[key for key in keys if key in table] + ["value"]]
+        return _table({"": self.scores}, "score")
+
+    def details(self) -> dict[str, pd.DataFrame]:
+        r"""The tables of `ranks`, `reliability` and `spectra`, as far as there are any."""
+        parts = {
+            "ranks": (self.ranks, ("rank",)),
+            "reliability": (self.reliability, ("share", "probability")),
+            "spectra": (self.spectra, ("degree",)),
+        }
+        return {name: _table(found, *keys) for name, (found, keys) in parts.items() if found}
 
     def balances(self) -> pd.DataFrame:
         r"""The departures from balance, a row for each method and level."""
@@ -97,7 +97,9 @@ class Evaluation:
         ]
 
     def save(self, folder: Path, *, level: float | None = None, overwrite: bool = False) -> None:
-        r"""Writes `scores.csv`, `balance.csv` and the figures to a folder.
+        r"""Writes the tables and the figures to a folder.
+
+        The tables are `scores.csv`, `balance.csv` and those of :meth:`details`.
 
         Arguments:
             folder: The folder.
@@ -109,6 +111,8 @@ class Evaluation:
         with replacing(folder, overwrite=overwrite) as temporary:
             temporary.mkdir()
             self.table().to_csv(temporary / "scores.csv", index=False, float_format="%.6g")
+            for name, table in self.details().items():
+                table.to_csv(temporary / f"{name}.csv", index=False, float_format="%.6g")
             self.balances().to_csv(temporary / "balance.csv", index=False, float_format="%.6g")
             draw_evaluation(self, temporary, level)
 
@@ -137,6 +141,22 @@ class Evaluation:
             lines += [f"Scores over the {region}{when}", text, ""]
         counts = ", ".join(f"{name} {count}" for name, count in self.states.items())
         return "\n".join([*lines, f"Times scored: {counts}"])
+
+
+def _table(found: dict[str, xr.Dataset], *keys: str) -> pd.DataFrame:
+    r"""All numbers of datasets by method, one a row."""
+    arrays = []
+    for method, dataset in found.items():
+        for name, array in dataset.data_vars.items():
+            table = array.rename("value").to_dataframe().reset_index()
+            table = table.assign(variable=str(name))
+            arrays.append(table.assign(method=method) if method else table)
+    table = pd.concat(arrays, ignore_index=True).dropna(subset="value")
+    if "lead_time" in table:
+        table["lead_time"] = pd.to_timedelta(table["lead_time"]).dt.total_seconds() / 3600.0
+        table = table.rename(columns={"lead_time": "lead_hours"})
+    columns = ["method", "region", "variable", "level", "lead_hours", *keys]
+    return table[[key for key in columns if key in table] + ["value"]]
 
 
 def evaluate(

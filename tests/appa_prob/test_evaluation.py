@@ -171,8 +171,13 @@ def test_the_command_writes_tables_and_figures(world: Path, tmp_path: Path) -> N
     common = ["--truth", str(world), "-o", str(output), "--quiet"]
     code, text = invoke("evaluate", str(path), f"again={path}", *common, "--region", "tropics")
     assert code == 0 and "Scores over the tropics, 24 hours ahead" in text
-    names = ["balance.csv", "crps.png", "ranks.png", "rmse.png", "scores.csv", "spectra.png"]
-    assert sorted(p.name for p in output.iterdir()) == [*names, "spread_skill.png"]
+    figures = ["crps.png", "ranks.png", "rmse.png", "spectra.png", "spread_skill.png"]
+    tables = ["balance.csv", "ranks.csv", "scores.csv", "spectra.csv"]
+    assert {p.name for p in output.iterdir()} == {*figures, *tables}
+    ranks = pd.read_csv(output / "ranks.csv")
+    assert set(ranks.region) == {"tropics"} and set(ranks["rank"]) == {0, 1, 2}
+    np.testing.assert_allclose(ranks.query("rank == 0").value, 1.0)
+    assert {"method", "level", "lead_hours", "degree"} <= set(pd.read_csv(output / "spectra.csv"))
     table = pd.read_csv(output / "scores.csv")
     assert set(table.method) == {"f", "again", "persistence"}
     assert set(table.lead_hours) == {6.0, 12.0, 18.0, 24.0}
