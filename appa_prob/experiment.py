@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -32,7 +33,7 @@ from .files import refuse_existing
 from .mesh import Mesh, ParallelConfig
 from .network import Network
 from .observer import Observer
-from .parallel import own_device, rank
+from .parallel import own_device, rank, ranks
 from .quality import Control
 from .reanalysis import SamplerConfig
 from .reanalysis_blocks import Blocks
@@ -148,7 +149,7 @@ class Reanalysis:
 
 def run_reanalysis(
     config: ReanalysisConfig,
-    output: Path,
+    output: Path | None = None,
     *,
     seed: int = 0,
     overwrite: bool = False,
@@ -166,7 +167,8 @@ def run_reanalysis(
 
     Arguments:
         config: What to reanalyse.
-        output: The zarr store to write.
+        output: The zarr store to write. By default nothing is written, and all members are held in
+            memory.
         seed: What all that is random depends on.
         overwrite: Whether the output may be replaced.
         progress: Whether to show a progress bar.
@@ -175,9 +177,11 @@ def run_reanalysis(
         The ensemble and its scores on the first rank, which writes them; nothing on others.
 
     Raises:
-        UserError: If the configuration, the data or the model don't fit together, or the output
-            exists.
+        UserError: If the configuration, the data or the model don't fit together, the output
+            exists, or there is none and several ranks share the work.
     """
+    if output is None:
+        return _hold(config, seed, progress)
     table, picture = output.with_suffix(".csv"), output.with_suffix(".png")
     scored, drawn = config.data is not None, config.figure is not None
     for path in (output, *([table] if scored else []), *([picture] if drawn else [])):
@@ -255,6 +259,17 @@ def run_reanalysis(
             view.draw(store.open(), appa, truth, times, observations, picture)
     dataset = store.finish()
     return Reanalysis(dataset, report) if rank() == 0 else None
+
+
+def _hold(config: ReanalysisConfig, seed: int, progress: bool) -> Reanalysis:
+    r"""A reanalysis in memory."""
+    if ranks() > 1:
+        raise UserError(f"expected an output, which all {ranks()} ranks write to, got none")
+    config = config.model_copy(update={"figure": None})
+    with TemporaryDirectory() as folder:
+        found = run_reanalysis(config, Path(folder) / "out.zarr", seed=seed, progress=progress)
+        assert found is not None  # as this is the first rank
+        return Reanalysis(found.dataset.load(), found.report)
 
 
 def load_truth(

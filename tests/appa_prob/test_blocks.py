@@ -208,6 +208,10 @@ def test_a_run_in_blocks_goes_on_bit_for_bit(
     assert found is not None and whole is not None
     xr.testing.assert_identical(found.dataset.load(), whole.dataset.load())
     assert np.isfinite(found.dataset.to_array()).all()
+    held = run_reanalysis(config, progress=False)
+    assert held is not None
+    xr.testing.assert_equal(held.dataset, whole.dataset)
+    assert str(held.report) == str(whole.report)
     kept = {p.name for p in tmp_path.iterdir()}
     assert kept == {"out.zarr", "out.csv", "whole.zarr", "whole.csv"}
 
