@@ -152,7 +152,10 @@ class Blocks:
             begun: What the block after that depends on, of members that are done.
             progress: Whether to show a progress bar.
         """
-        memory, begun, rest = memory or {}, begun or {}, range(self.members)
+        like, rest = self.appa.error, range(self.members)
+        memory, begun = (
+            {name: x.to(like) for name, x in (found or {}).items()} for found in (memory, begun)
+        )
         spans = [span for span in self.spans if span.new > done]
         todo = [rest if left is None else left, *[rest] * (len(spans) - 1)][: len(spans)]
         steps = sum(len(self._owned(some)) for some in todo) * self.sampler.steps
@@ -220,7 +223,7 @@ class Batch:
         if not self.numbers:
             return appa.error.new_zeros(0, len(self.piece), *appa.autoencoder.latent_shape)
         seen = task.observations.within(span.start, span.stop)
-        past = self.before["past"].to(appa.error)[self.numbers] if span.known else None
+        past = self.before["past"][self.numbers] if span.known else None
         return assimilate(
             appa,
             seen.select(seen.time >= span.known) if span.known else seen,
@@ -254,7 +257,7 @@ class Batch:
         last, place = span.new - 1 - span.start, self.completed.start - span.known
         at = last - self.completed.start if task.known(span) and last in self.given else None
         for number, z, own in zip(self.numbers, self.latents, self.generators, strict=True):
-            before = self.before["error"][number].to(appa.error) if span.known else None
+            before = self.before["error"][number] if span.known else None
             x, smooth = complete(
                 appa,
                 z[kept],

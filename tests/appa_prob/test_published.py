@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from appa_prob.appa import Appa
+from appa_prob.blocks import BlocksConfig
 from appa_prob.cli import app
 from appa_prob.errors import UserError
 from appa_prob.observe import observe
@@ -100,25 +101,29 @@ def test_moments_of_latents_are_those_of_the_dump(folder: Path) -> None:
     torch.testing.assert_close(before.latent_std, after.latent_std)
 
 
-def test_states_are_assimilated_by_it(folder: Path) -> None:
-    """Any task takes a published model. One whose network gives nothing knows latents to be white:
-    stations that see everything pin its states down.
+@pytest.mark.parametrize(("states", "blocks"), [(4, None), (12, {"states": 5, "overlap": 1})])
+def test_states_are_assimilated_by_it(
+    folder: Path, states: int, blocks: dict[str, int] | None
+) -> None:
+    """Any task takes a published model, in blocks as well. One whose network gives nothing knows
+    latents to be white: stations that see everything pin its states down.
     """
     appa = Appa.from_published(folder)
     assert isinstance(appa.denoiser.network, VisionTransformer)
     for parameter in appa.denoiser.network.out_proj.parameters():
         parameter.zero_()
-    times = np.datetime64("2020-02-29") + 6 * np.arange(4).astype("timedelta64[h]")
-    truth = appa.decode(torch.randn(4, *appa.autoencoder.latent_shape))
+    times = np.datetime64("2020-02-29") + 6 * np.arange(states).astype("timedelta64[h]")
+    truth = appa.decode(torch.randn(states, *appa.autoencoder.latent_shape))
     names = appa.catalogue.variables
     declared = {"network": "stations", "variables": names, "error": dict.fromkeys(names, 0.01)}
     network = StationNetwork.model_validate(declared)
     generator = torch.Generator().manual_seed(0)
     seen = observe([network], truth, times, appa.catalogue, appa.grid, generator=generator)
     sampler = SamplerConfig(steps=8)
-    members = reanalyse(appa, seen, times, members=2, sampler=sampler)
-    free = appa.decode(torch.randn(2, 4, *appa.autoencoder.latent_shape))
-    assert members.shape == (2, 4, 4, 9, 16)
+    parts = None if blocks is None else BlocksConfig(**blocks)
+    members = reanalyse(appa, seen, times, members=2, sampler=sampler, blocks=parts)
+    free = appa.decode(torch.randn(2, states, *appa.autoencoder.latent_shape))
+    assert members.shape == (2, states, 4, 9, 16)
     assert (members - truth).square().mean() < 0.1 * (free - truth).square().mean()
 
 
