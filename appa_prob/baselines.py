@@ -123,7 +123,11 @@ class OptimalInterpolation:
         self.appa, self.times, self.observations = appa, times, observations
         self.solver = Cholesky(limit=LIMIT)
         states = range(len(times)) if states is None else states
-        self.common = reduce(np.intersect1d, (_once(observations.at(i)) for i in states))
+        # Sums are as long as the longest of what is read with them.
+        self.width = max(observations.at(i).operator.weights.shape[1] for i in states)
+        self.common = reduce(
+            np.intersect1d, (_once(observations.at(i), self.width) for i in states)
+        )
         self.prior = covariance
         if len(states) > 1 and len(self.common):
             shared, _ = self._parts(observations.at(states[0]))
@@ -157,16 +161,19 @@ class OptimalInterpolation:
 
     def _parts(self, observations: Observations) -> tuple[Observations, Observations]:
         """What all states have, in one order, and what this one has beside."""
-        rows = _rows(observations)
+        rows = _rows(observations, self.width)
         order = np.argsort(rows)
         again = order[np.isin(rows[order], self.common)]
         return observations.select(again), observations.select(~np.isin(rows, self.common))
 
 
-def _rows(observations: Observations) -> NDArray[np.void]:
+def _rows(observations: Observations, width: int) -> NDArray[np.void]:
     """What observations of a state are of, and how well, as bytes."""
     H = observations.operator
-    columns = [H.indices.numpy(), H.weights.numpy(), observations.errors.numpy()[:, None]]
+    more = (0, width - H.weights.shape[1])
+    indices = torch.cat((H.indices, H.indices[:, :1].expand(-1, more[1])), dim=1)
+    weights = torch.nn.functional.pad(H.weights, more)
+    columns = [indices.numpy(), weights.numpy(), observations.errors.numpy()[:, None]]
     columns.append(observations.channel[:, None])
     packed = [np.ascontiguousarray(column).view(np.uint8) for column in columns]
     joined = np.ascontiguousarray(np.concatenate(packed, axis=1))
@@ -174,8 +181,8 @@ def _rows(observations: Observations) -> NDArray[np.void]:
     return rows
 
 
-def _once(observations: Observations) -> NDArray[np.void]:
+def _once(observations: Observations, width: int) -> NDArray[np.void]:
     """Those that are there once."""
-    rows, counts = np.unique(_rows(observations), return_counts=True)
+    rows, counts = np.unique(_rows(observations, width), return_counts=True)
     once: NDArray[np.void] = rows[counts == 1]
     return once

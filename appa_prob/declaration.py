@@ -1,5 +1,8 @@
 r"""Declarations of observing networks, in YAML.
 
+Paths are relative to the current folder, as all paths of configurations are; those of
+:func:`read_networks` to its file.
+
 .. code-block:: yaml
 
     networks:
@@ -12,9 +15,6 @@ r"""Declarations of observing networks, in YAML.
         swath: 2200 km
         half_window: 45 min
         error: {temperature: 1.0 K, specific_humidity: 0.5 g/kg}
-
-Paths are relative to the current folder, as all paths of configurations are; those of
-:func:`read_networks` to its file.
 
 Keys of every network:
 

@@ -29,6 +29,7 @@ from .declaration import parse_networks
 from .errors import UserError, unknown
 from .files import replacing
 from .grid import Grid
+from .network import Every
 from .observer import Observer
 from .quality import Control
 from .ranks import rank_histogram
@@ -42,6 +43,7 @@ from .verification import score, score_gaussian_forecast, summarise
 __all__ = ["Evaluation", "evaluate"]
 
 TRUTH = "truth"
+RESERVED = (TRUTH, "climatology", "persistence", "OI")
 OBSERVED = ("networks", "missing", "quality_control")
 Interpolation = Callable[[int, xr.Dataset], tuple[xr.Dataset, xr.Dataset]]
 
@@ -198,6 +200,11 @@ def evaluate(
         known = [set(run.dataset.data_vars) for run in runs]
         both = [str(name) for name in truth.data_vars if all(name in x for x in known)]
         variables = tuple(both) or None
+    for run in runs:
+        if run.name in RESERVED or run.name.startswith("OI of "):
+            raise UserError(
+                f'a run is called "{run.name}", as a baseline is: rename it, or its file'
+            )
     appa = None if model is None else Appa.from_pretrained(model)
     collected: dict[str, Collector] = {}
     names: dict[str, str] = {}  # of optimal interpolations, by what is observed
@@ -342,6 +349,8 @@ def _interpolation(
     states = Truth(here, appa.catalogue, missing)
     times = states.times
     networks = parse_networks({"networks": config["networks"]}, Path())
+    if "cycles" in config and any(isinstance(network.times, Every) for network in networks):
+        return None  # which counts from the first window on, before the first estimate
     seed = int(attributes["seed"])
     quality = config.get("quality_control")
     if "cycles" in config:  # filters compared with their own forecasts

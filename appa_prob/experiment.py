@@ -167,8 +167,8 @@ def run_reanalysis(
 
     Arguments:
         config: What to reanalyse.
-        output: The zarr store to write. By default nothing is written, and all members are held in
-            memory.
+        output: The zarr store to write. By default it is a temporary one, which is read into
+            memory and removed, and no figure is drawn.
         seed: What all that is random depends on.
         overwrite: Whether the output may be replaced.
         progress: Whether to show a progress bar.
@@ -252,11 +252,14 @@ def run_reanalysis(
             eofs=baselines.eofs if baselines else None,
             progress=progress,
         )
-    if rank() == 0:
+
+    def record() -> None:
         if report is not None:
             report.save(table)
         if view is not None:
             view.draw(store.open(), appa, truth, times, observations, picture)
+
+    mesh.first(record)
     dataset = store.finish()
     return Reanalysis(dataset, report) if rank() == 0 else None
 

@@ -121,7 +121,7 @@ class Observer:
             values.update(seen.values.numpy().tobytes())
         if length > self.at_once and blind:
             raise NothingObserved(f'network "{blind[0].label}" observes nothing of these states')
-        if masked and not count:
+        if masked and not count + rejected:
             raise UserError("no observation is finite: mend the data")
         log_refused(rejected, count + rejected)
         found = {

@@ -152,10 +152,7 @@ class Blocks:
             begun: What the block after that depends on, of members that are done.
             progress: Whether to show a progress bar.
         """
-        like, rest = self.appa.error, range(self.members)
-        memory, begun = (
-            {name: x.to(like) for name, x in (found or {}).items()} for found in (memory, begun)
-        )
+        memory, begun, rest = memory or {}, begun or {}, range(self.members)
         spans = [span for span in self.spans if span.new > done]
         todo = [rest if left is None else left, *[rest] * (len(spans) - 1)][: len(spans)]
         steps = sum(len(self._owned(some)) for some in todo) * self.sampler.steps
@@ -223,7 +220,7 @@ class Batch:
         if not self.numbers:
             return appa.error.new_zeros(0, len(self.piece), *appa.autoencoder.latent_shape)
         seen = task.observations.within(span.start, span.stop)
-        past = self.before["past"][self.numbers] if span.known else None
+        past = self.before["past"][self.numbers].to(appa.error) if span.known else None
         return assimilate(
             appa,
             seen.select(seen.time >= span.known) if span.known else seen,
@@ -257,7 +254,7 @@ class Batch:
         last, place = span.new - 1 - span.start, self.completed.start - span.known
         at = last - self.completed.start if task.known(span) and last in self.given else None
         for number, z, own in zip(self.numbers, self.latents, self.generators, strict=True):
-            before = self.before["error"][number] if span.known else None
+            before = self.before["error"][number].to(appa.error) if span.known else None
             x, smooth = complete(
                 appa,
                 z[kept],
@@ -280,7 +277,8 @@ class Batch:
         smooth part of the error of the autoencoder at the last state; zeros for other members.
         """
         task, span = self.task, self.span
-        like, shape = task.appa.error, task.appa.autoencoder
+        # In main memory: those of all members may be more than a device has.
+        like, shape = task.appa.error.cpu(), task.appa.autoencoder
         known = task.known(span)
         if not known or self._memory:
             return self._memory
@@ -292,6 +290,6 @@ class Batch:
         past[torch.tensor(self.numbers, dtype=torch.int64)[:, None], columns] = latents.to(like)
         error = like.new_zeros(task.members, *shape.state_shape)
         if self.smooth:
-            error[self.numbers] = torch.stack(self.smooth)
+            error[self.numbers] = torch.stack(self.smooth).to(like)
         self._memory = {"past": sum_over_ranks(past), "error": sum_over_ranks(error)}
         return self._memory

@@ -94,7 +94,7 @@ class ReportNetwork(Network):
         try:
             asked = None if within is None else np.isin(chosen, np.asarray(within))
             table = self._read(times[chosen], asked)
-            table = self._measure(table, catalogue)
+            table = self._measure(table, catalogue, NothingObserved if within else UserError)
         except UserError as error:
             raise type(error)(f'network "{self.label}": {error}') from None
         if self.spacing:
@@ -145,6 +145,8 @@ class ReportNetwork(Network):
         the index of the time as `state`."""
         asked = np.ones(len(times), dtype=bool) if asked is None else asked
         here = np.flatnonzero(asked)
+        if len(times) and not len(here):
+            raise NothingObserved(f"{self.file} has no reports of these states")
         window = np.timedelta64(round((self.half_window or 0.0) * 60), "s")
         between = None
         if len(here):  # and what may be nearer to the times beside
@@ -153,7 +155,7 @@ class ReportNetwork(Network):
         table = read_reports(self.file, self.stations, self.names, between)
         if self.variables:
             table = table[table["variable"].isin(self.variables)].reset_index(drop=True)
-        if len(times) and not asked.all() and (table.empty or not len(here)):
+        if table.empty and not asked.all():
             raise NothingObserved(f"{self.file} has no reports of these states")
         if table.empty or not len(times):
             raise UserError(
@@ -175,7 +177,9 @@ class ReportNetwork(Network):
             raise NothingObserved(f"{self.file} has no reports of these states")
         return table
 
-    def _measure(self, table: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
+    def _measure(
+        self, table: pd.DataFrame, catalogue: Catalogue, nothing: type[UserError] = UserError
+    ) -> pd.DataFrame:
         r"""Channels, values and errors in the units of the catalogue.
 
         A report sees `share` of its channel and, between two levels, the rest of an`other`.
@@ -226,7 +230,7 @@ class ReportNetwork(Network):
                 f"expected errors above 0, got {error[bad[0]]:g} for {table['variable'][bad[0]]}"
             )
         if not kept.any():
-            raise UserError(f"{self.file} has no reports of `levels`")
+            raise nothing(f"{self.file} has no reports of `levels`")
         table = table.assign(channel=channel, other=other, share=share, value=value, error=error)
         chosen: pd.DataFrame = table.loc[kept]
         return chosen.reset_index(drop=True)

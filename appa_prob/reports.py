@@ -74,8 +74,7 @@ def read_reports(
         any_there = any_there or not table.empty
         if between is not None:
             table = table[table["time"].between(*between)]
-        table["variable"] = table["variable"].replace(dict(names or {}))
-        parts.append(table)
+        parts.append(table.assign(variable=table["variable"].replace(dict(names or {}))))
     if not any_there:
         raise UserError(f"{path} has no reports: expected columns `variable` and `value`")
     return pd.concat(parts, ignore_index=True)

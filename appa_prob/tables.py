@@ -86,6 +86,7 @@ def _parquet(
         with ParquetFile(path) as file:
             for batch in file.iter_batches(rows):
                 part = batch.to_pandas()
+                part = part.reset_index([name for name in part.index.names if name])
                 present = part.columns.intersection(list(texts))
                 part = part.astype({name: object for name in present})
                 yield part.fillna({name: "" for name in present})

@@ -14,6 +14,7 @@ from appa_prob.eof_prior import fit_eofs, load_eofs, localisation, save_eofs
 from appa_prob.errors import UserError
 from appa_prob.grid import Grid
 from appa_prob.observe import Observations, observe_truth
+from appa_prob.observer import Observer
 from appa_prob.operators import Ensemble, WeightedGather
 from appa_prob.states import Period
 
@@ -118,6 +119,34 @@ def test_what_all_states_observe_is_conditioned_on_once(tiny_model: Path, world:
             alone = OptimalInterpolation(appa, V, seen, times, [state])(state)
             for found, expected in zip(together(state), alone, strict=True):
                 torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_parts_of_a_trajectory_are_interpolated_as_the_whole(
+    tiny_model: Path, world: Path
+) -> None:
+    """Read some states at a time, where sums are as long as footprints of these states ask for."""
+    appa = Appa.from_pretrained(tiny_model)
+    truth, times = read_states(open_dataset(world).isel(time=slice(4)), appa.catalogue)
+    shared = {"variables": ["temperature"], "error": {"temperature": "1 K"}}
+    stations = {"network": "stations", **shared}
+    wide = {"network": "satellite", "satellites": ["NOAA-20"], "footprint": "3000 km", **shared}
+    networks = parse_networks(
+        {"networks": [stations, wide | {"times": {"every": 4}, "spacing": "5000 km"}]}, Path()
+    )
+    V = Ensemble(
+        torch.randn(4, 5, 8, 16, generator=torch.Generator().manual_seed(0)),
+        torch.full((5, 8, 16), 0.2),
+        localisation(appa.grid, 6000.0),
+    )
+    whole = observe_truth(appa, networks, truth, times, 0)
+    parts = Observer(appa, networks, truth, times, 0, at_once=2)
+    widths = [parts.at(i).operator.weights.shape[1] for i in (0, 2)]
+    assert widths[0] > widths[1]
+    one, other = (OptimalInterpolation(appa, V, seen, times) for seen in (whole, parts))
+    assert len(one.common) == len(other.common) > 0
+    for state in range(4):
+        for found, expected in zip(other(state), one(state), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_eofs_can_be_trained(tiny_model: Path, world: Path, tmp_path: Path) -> None:

@@ -291,7 +291,9 @@ def test_an_interrupt_ends_with_130_and_can_be_gone_on_with(
 ) -> None:
     experiment |= {"sampler": {"steps": 100_000}, "states": 6}
     path, log = write(tmp_path, experiment), tmp_path / "log"
-    command = [sys.executable, "-c", "from appa_prob.cli import main; main()"]
+    # Interrupts are ignored where tests run in the background.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heed}; from appa_prob.cli import main; main()"]
     command += ["reanalyse", str(path), "-o", str(tmp_path / "out.zarr"), "--threads", "1"]
     with log.open("w") as file:
         process = subprocess.Popen(command, stderr=file, stdout=file, env={**os.environ})

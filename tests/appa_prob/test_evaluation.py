@@ -103,6 +103,9 @@ def test_baselines_have_the_lead_times_of_all_runs(world: Path) -> None:
     analysis = whole.isel(lead_time=0, drop=True)
     with pytest.raises(UserError, match="evaluate each kind by itself"):
         evaluate([Run("long", whole), Run("analysis", analysis)], truth)
+    for taken in ("persistence", "OI of long"):
+        with pytest.raises(UserError, match="as a baseline is: rename it"):
+            evaluate([Run(taken, whole)], truth)
     few = evaluate([Run("few", short[["temperature"]]), Run("long", whole)], truth)
     xr.testing.assert_allclose(
         few.scores.sel({"method": "persistence"}),

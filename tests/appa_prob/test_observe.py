@@ -260,6 +260,15 @@ def test_an_observer_tells_of_networks_that_see_nothing(
     with pytest.raises(NothingObserved, match="observes nothing of these states"):
         _ = Observer(appa, networks, None, times[2:], 0, at_once=3).counts
 
+    parts = Observer(appa, networks, None, times, 0, at_once=3)
+    assert len(parts.at(1)) == 1 and len(parts.at(8)) == 0
+    low = header + "\n" + rows[0].replace(",0.95,", ",0.5,")
+    late = f"{np.datetime_as_string(times[4], unit='m')},{place}"
+    path.write_text(f"{low}\n{late}\n")
+    declared = {"network": "reports", "file": str(path), "levels": [0.95]}
+    networks = parse_networks({"networks": [declared]}, Path())
+    assert Observer(appa, networks, None, times, 0, at_once=3).counts["observations"] == 1
+
     class Blind:
         label = "blind"
 

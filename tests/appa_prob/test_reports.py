@@ -261,6 +261,9 @@ def test_files_are_read_part_by_part(
     some = read_reports(path, names=names, between=(first, last))
     inside = whole["time"].between(first, last)
     pd.testing.assert_frame_equal(some, whole[inside].reset_index(drop=True))
+    if suffix == ".parquet":
+        table.set_index("time").to_parquet(path)
+        pd.testing.assert_frame_equal(read_reports(path, names=names), whole)
     table.loc[12, "lat"] = 95.0
     with pytest.raises(UserError, match=r'latitude in degrees.* the first in row 13, "13"'):
         read_reports(written(table), names=names)
