@@ -20,22 +20,7 @@ from appa_prob.network import Network
 from appa_prob.observe import Observations, observe, observe_truth
 from appa_prob.observer import Observer
 from appa_prob.statistics import Statistics
-
-NETWORKS = {
-    "networks": [
-        {
-            "network": "stations",
-            "variables": ["temperature", "surface_pressure"],
-            "error": {"temperature": "0.5 K", "surface_pressure": "1 hPa"},
-        },
-        {
-            "network": "satellite",
-            "satellites": ["NOAA-20"],
-            "variables": ["temperature"],
-            "error": {"temperature": ["2 K", "3 K"]},
-        },
-    ]
-}
+from tests.appa_prob.networks import NETWORKS
 
 
 def draw(

@@ -8,7 +8,8 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -123,7 +124,9 @@ def test_urls_are_read_as_paths_are(stores: dict[int, Path], protocol: str) -> N
     fsspec.filesystem("memory").store.clear()
 
 
-def test_a_server_is_asked_for_no_more_than_what_is_read(stores: dict[int, Path]) -> None:
+@contextmanager
+def served(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """The address of a server of a folder, and the paths that it is asked for."""
     pytest.importorskip("aiohttp")
     pytest.importorskip("requests")
     asked: list[str] = []
@@ -132,15 +135,22 @@ def test_a_server_is_asked_for_no_more_than_what_is_read(stores: dict[int, Path]
         def log_message(self, format: str, *values: Any) -> None:
             asked.append(self.path)
 
-    handler = partial(Handler, directory=str(stores[1].parent))
+    handler = partial(Handler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        far = states(f"http://127.0.0.1:{server.server_port}/{stores[1].name}")
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+
+
+def test_a_server_is_asked_for_no_more_than_what_is_read(stores: dict[int, Path]) -> None:
+    with served(stores[1].parent) as (address, asked):
+        far = states(f"{address}/{stores[1].name}")
         near = in_memory(stores[1])
         first, asked[:] = len(asked), []
         assert first > 0
         torch.testing.assert_close(far[torch.tensor([4, 2])], near[[4, 2]], equal_nan=True)
-        server.shutdown()
     chunks = {path for path in asked if re.search(r"/temperature/[0-9]", path)}
     assert {int(re.split(r"[/.]", path)[-4]) for path in chunks} == {far.first + 2, far.first + 4}
 
@@ -148,26 +158,15 @@ def test_a_server_is_asked_for_no_more_than_what_is_read(stores: dict[int, Path]
 def test_what_a_cache_has_read_once_is_not_asked_for_again(
     stores: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("aiohttp")
-    pytest.importorskip("requests")
-    asked: list[str] = []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *values: Any) -> None:
-            asked.append(self.path)
-
     monkeypatch.setitem(fsspec.config.conf, "simplecache", {"cache_storage": str(tmp_path)})
-    handler = partial(Handler, directory=str(stores[1].parent))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        far = states(f"simplecache::http://127.0.0.1:{server.server_port}/{stores[1].name}")
+    with served(stores[1].parent) as (address, asked):
+        far = states(f"simplecache::{address}/{stores[1].name}")
         near = in_memory(stores[1])
         for places in ([4, 2], [2, 4]):
             torch.testing.assert_close(far[torch.tensor(places)], near[places], equal_nan=True)
         # As a worker reads it.
         copy = pickle.loads(pickle.dumps(far))
         torch.testing.assert_close(copy[torch.tensor([5, 4])], near[[5, 4]], equal_nan=True)
-        server.shutdown()
     gets = Counter(path for path in asked if re.search(r"/temperature/[0-9]", path))
     assert len(gets) == 3 and len(set(gets.values())) == 1, gets
 

@@ -22,22 +22,8 @@ from appa_prob.rollout import state_times
 from appa_prob.samplers import MMPS, GaussianDenoiser, GaussianLikelihood, VESchedule
 from appa_prob.statistics import Statistics
 from benchmarks.allocations import memory
+from tests.appa_prob.networks import NETWORKS
 
-NETWORKS = {
-    "networks": [
-        {
-            "network": "stations",
-            "variables": ["temperature", "surface_pressure"],
-            "error": {"temperature": "0.5 K", "surface_pressure": "1 hPa"},
-        },
-        {
-            "network": "satellite",
-            "satellites": ["NOAA-20"],
-            "variables": ["temperature"],
-            "error": {"temperature": ["2 K", "3 K"]},
-        },
-    ]
-}
 UNSEEN = (0, 4, 5)
 
 
