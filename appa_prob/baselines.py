@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from appa_prob.operators import Cholesky, Diagonal, InnovationCovariance, Operator
+from appa_prob.operators.weighted import padded
 from appa_prob.samplers import Gaussian, GaussianLikelihood
 from appa_prob.samplers.gaussian import ConditionalCovariance
 
@@ -169,10 +170,7 @@ class OptimalInterpolation:
 
 def _rows(observations: Observations, width: int) -> NDArray[np.void]:
     """What observations of a state are of, and how well, as bytes."""
-    H = observations.operator
-    more = (0, width - H.weights.shape[1])
-    indices = torch.cat((H.indices, H.indices[:, :1].expand(-1, more[1])), dim=1)
-    weights = torch.nn.functional.pad(H.weights, more)
+    indices, weights = padded(observations.operator, width)
     columns = [indices.numpy(), weights.numpy(), observations.errors.numpy()[:, None]]
     columns.append(observations.channel[:, None])
     packed = [np.ascontiguousarray(column).view(np.uint8) for column in columns]

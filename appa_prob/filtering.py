@@ -28,7 +28,7 @@ from .errors import UserError
 from .experiment import Networks
 from .filter_control import FilterControl
 from .generators import state_generators
-from .mesh import Mesh, ParallelConfig
+from .mesh import Mesh, ParallelConfig, clip
 from .observer import Observer
 from .parallel import own_device
 from .reanalysis import SamplerConfig, assimilate, complete
@@ -208,7 +208,7 @@ def filter_cycles(
 def _tail(z: Tensor, count: int, piece: range, states: int, members: int, mesh: Mesh) -> Tensor:
     """The last latents of a window, of all members."""
     last = states - count
-    own = range(max(piece.start, last), max(piece.stop, last))
+    own = clip(piece, last, states)
     places = mesh.members(members), range(own.start - last, own.stop - last)
     return mesh.assemble(z[:, len(piece) - len(own) :], (members, count), *places)
 

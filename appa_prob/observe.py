@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from appa_prob.operators import WeightedGather
+from appa_prob.operators.weighted import padded
 
 from .catalogue import Catalogue
 from .errors import NothingObserved, UserError
@@ -205,15 +206,10 @@ def _join(parts: Sequence[Observations]) -> Observations:
     r"""Several networks as one; the sums of some are filled with weights of 0 to one length."""
     operators = [part.operator for part in parts]
     width = max(H.weights.shape[-1] for H in operators)
-    padded = [
-        torch.nn.functional.pad(H.weights, (0, width - H.weights.shape[-1])) for H in operators
-    ]
-    indices = [
-        torch.cat((H.indices, H.indices[:, :1].expand(-1, width - H.indices.shape[-1])), dim=-1)
-        for H in operators
-    ]
+    sums = [padded(H, width) for H in operators]
+    indices, weights = (torch.cat(x) for x in zip(*sums, strict=True))
     return Observations(
-        WeightedGather(torch.cat(indices), torch.cat(padded), operators[0].in_shape),
+        WeightedGather(indices, weights, operators[0].in_shape),
         torch.cat([part.values for part in parts]),
         torch.cat([part.errors for part in parts]),
         np.concatenate([part.time for part in parts]),

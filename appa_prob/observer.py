@@ -7,6 +7,7 @@ are drawn for themselves or with all others. So none have to be kept.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -109,27 +110,22 @@ class Observer:
     @cached_property
     def _survey(self) -> tuple[dict[str, int], str]:
         """Goes through all states once, which also tells early what can't be observed."""
-        count = masked = rejected = 0
-        values, blind, length = hashlib.sha256(), list(self.networks), len(self.times)
+        counts, values = Counter[str](), hashlib.sha256()
+        blind, length = list(self.networks), len(self.times)
         for start in range(0, length, self.at_once):
             states = range(start, min(start + self.at_once, length))
             seen = self.within(states.start, states.stop, required=len(states) == length)
             if len(states) < length:
                 blind = [network for network in blind if not self._sees(network, states)]
-            count, masked = count + len(seen), masked + seen.masked
-            rejected += seen.rejected
+            counts.update(seen.counts)
             values.update(seen.values.numpy().tobytes())
         if length > self.at_once and blind:
             raise NothingObserved(f'network "{blind[0].label}" observes nothing of these states')
-        if masked and not count + rejected:
+        kept, masked, rejected = counts.values()
+        if masked and not kept + rejected:
             raise UserError("no observation is finite: mend the data")
-        log_refused(rejected, count + rejected)
-        found = {
-            "observations": count,
-            "masked_observations": masked,
-            "rejected_observations": rejected,
-        }
-        return found, values.hexdigest()[:16]
+        log_refused(rejected, kept + rejected)
+        return dict(counts), values.hexdigest()[:16]
 
     def _sees(self, network: Network, states: range) -> bool:
         try:

@@ -160,9 +160,9 @@ class Blocks:
         with tqdm(total=steps, disable=hidden, desc="sampling", unit="step") as bar:
             for span, some in zip(spans, todo, strict=True):
                 for numbers in self._rounds(some):
-                    batch = Batch(self, span, numbers, memory, bar.update)
+                    batch = Batch(self, span, numbers, memory, begun, bar.update)
                     yield batch
-                    begun = {k: x + begun.get(k, 0.0) for k, x in batch.memory().items()}
+                    begun = batch.memory()
                 memory, begun = begun, {}
 
     def _owned(self, members: Sequence[int], row: int | None = None) -> list[int]:
@@ -187,6 +187,7 @@ class Batch:
         span: The block.
         numbers: The numbers of the members, of those that this rank samples.
         memory: What the block before left.
+        begun: What this block leaves of members that are done.
         advance: Called after each step with the number of members that made it.
     """
 
@@ -196,10 +197,11 @@ class Batch:
         span: Span,
         numbers: Sequence[int],
         memory: Mapping[str, Tensor],
+        begun: Mapping[str, Tensor],
         advance: Callable[[int], object],
     ) -> None:
         self.task, self.span, self.numbers, self.before = task, span, list(numbers), memory
-        self.advance = advance
+        self.begun, self.advance = begun, advance
         self.piece = task.piece(span)
         # Those that this rank gives, of those that are completed.
         start, stop = span.given.start - span.start, span.given.stop - span.start
@@ -274,7 +276,8 @@ class Batch:
 
     def memory(self) -> dict[str, Tensor]:
         r"""What the next block depends on, once all states were taken: the last latents, and the
-        smooth part of the error of the autoencoder at the last state; zeros for other members.
+        smooth part of the error of the autoencoder at the last state; of these members, on all
+        ranks, and of those before, and zeros for others.
         """
         task, span = self.task, self.span
         # In main memory: those of all members may be more than a device has.
@@ -291,5 +294,6 @@ class Batch:
         error = like.new_zeros(task.members, *shape.state_shape)
         if self.smooth:
             error[self.numbers] = torch.stack(self.smooth).to(like)
-        self._memory = {"past": sum_over_ranks(past), "error": sum_over_ranks(error)}
+        own = {"past": sum_over_ranks(past), "error": sum_over_ranks(error)}
+        self._memory = {name: x + self.begun.get(name, 0.0) for name, x in own.items()}
         return self._memory

@@ -141,8 +141,8 @@ class StateStore:
                 :math:`(n, C, H, W)`.
             own: Which these are.
             length: The number of next states, on all ranks together.
-            memory: Gives, once the states were taken, what the states after them depend on:
-                tensors with a row for each member, zeros for all but these members of all ranks.
+            memory: Gives, once the states were taken, what the states after them depend on, as far
+                as members are drawn.
         """
         for number, part in zip(numbers, states, strict=True):
             self._write(part.unsqueeze(0), range(number, number + 1), own)
@@ -150,7 +150,7 @@ class StateStore:
         new = torch.zeros(self.drawn.shape)
         new[list(numbers)] = 1.0
         self.drawn = self.drawn | (sum_over_ranks(new) > 0)
-        self.begun = {k: x.cpu() + self.begun.get(k, 0.0) for k, x in memory().items()}
+        self.begun = dict(memory())
         if self.drawn.all():
             self.done, self.memory, self.begun = self.done + length, self.begun, {}
             self.drawn = torch.zeros_like(self.drawn)

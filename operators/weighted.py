@@ -77,6 +77,26 @@ class WeightedGather(Operator):
         )
 
 
+def padded(A: WeightedGather, width: int) -> tuple[Tensor, Tensor]:
+    r"""The indices and the weights of sums, filled with weights of 0 to one length.
+
+    Arguments:
+        A: The operator, of sums of :math:`k` elements.
+        width: The length, at least :math:`k`.
+
+    Returns:
+        Indices and weights, both with shape :math:`(n, width)`.
+
+    Example:
+        >>> A = WeightedGather(torch.tensor([[2]]), torch.ones(1, 1), 3)
+        >>> padded(A, 2)
+        (tensor([[2, 2]]), tensor([[1., 0.]]))
+    """
+    more = width - A.weights.shape[1]
+    indices = torch.cat((A.indices, A.indices[:, :1].expand(-1, more)), dim=1)
+    return indices, torch.nn.functional.pad(A.weights, (0, more))
+
+
 def by_rows(A: WeightedGather, at_once: int) -> tuple[tuple[Tensor, Tensor, WeightedGather], ...]:
     r"""Weighted sums of elements of a field as sums over blocks of its rows, the slices along its
     first axis.
